@@ -1,0 +1,16 @@
+"""`SoftHost`: a software machine put together - devices, units, sysfs, device nodes - behind the seam."""
+
+from ioas.soft.host.description import DeviceDescription, MachineDescription, parse_device
+from ioas.soft.host.machine_file import load_machine
+from ioas.soft.host.models import models
+from ioas.soft.host.softhost import Node, SoftHost
+
+__all__ = [
+    "DeviceDescription",
+    "MachineDescription",
+    "Node",
+    "SoftHost",
+    "load_machine",
+    "models",
+    "parse_device",
+]

@@ -1,0 +1,6 @@
+"""VFIO's device files over PCI functions (`/dev/vfio/devices/vfioN`)."""
+
+from ioas.soft.vfio.cdev import Cdev
+from ioas.soft.vfio.device import VfioDevice
+
+__all__ = ["Cdev", "VfioDevice"]
