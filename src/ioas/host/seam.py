@@ -189,6 +189,10 @@ class EventFd(Protocol):
         """Add `count`; never blocks and never fails."""
         ...
 
+    def fileno(self) -> int:
+        """The host's own descriptor of it, to wait on where the host takes the signals (INTx unmask, VFIO_DEVICE_IOEVENTFD)."""
+        ...
+
     def close(self) -> None:
         """Drop the reference. Idempotent."""
         ...
