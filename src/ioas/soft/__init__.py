@@ -1,0 +1,1 @@
+"""The software host: a machine with an IOMMU, made of objects."""

@@ -1,0 +1,27 @@
+"""IOMMUs in software: units, domains with page tables in real formats, IOTLBs, requesters, fault records."""
+
+from ioas.soft.iommu.dma import DmaPort
+from ioas.soft.iommu.domain import Domain
+from ioas.soft.iommu.requester import Requester
+from ioas.soft.iommu.system import Group, System
+from ioas.soft.iommu.types import FaultReason, FaultRecord, Geometry, Prot, RegionKind, ReservedRegion
+from ioas.soft.iommu.unit import Unit
+from ioas.soft.iommu.units import amd_unit, mock_unit, vtd_unit
+
+__all__ = [
+    "DmaPort",
+    "Domain",
+    "FaultReason",
+    "FaultRecord",
+    "Geometry",
+    "Group",
+    "Prot",
+    "RegionKind",
+    "Requester",
+    "ReservedRegion",
+    "System",
+    "Unit",
+    "amd_unit",
+    "mock_unit",
+    "vtd_unit",
+]

@@ -1,0 +1,1 @@
+"""Page-table formats: what the bits of an entry mean, and nothing else."""

@@ -1,0 +1,67 @@
+"""What all rooms of one software machine share: locks, memory, units, groups, the record of faults."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from ioas.soft.iommu.types import FaultRecord
+from ioas.soft.memory import Accounting, Memory
+
+if TYPE_CHECKING:
+    from ioas.soft.iommu.requester import Requester
+    from ioas.soft.iommu.unit import Unit
+
+Isolation = Literal["strict", "kernel"]
+FAULTS_KEPT = 1024
+
+
+class System:
+    """One software machine.
+
+    `lock` guards object state (iommufd objects, VFIO files, groups); no DMA ever takes it. `isolation` is
+    the policy for user DMA behind a unit that does not force DMA through its aperture: "strict" refuses
+    it, "kernel" allows it as 7.3 does. `faults` keeps the last 1,024 fault records; `on_fault` are called with each
+    new one, on the thread of the DMA, with no lock held and no transfer open.
+    """
+
+    def __init__(self, isolation: Isolation = "strict") -> None:
+        self.lock = threading.RLock()
+        self.memory = Memory()
+        self.accounting = Accounting()
+        self.units: list[Unit] = []
+        self.groups: dict[int, Group] = {}
+        self.isolation: Isolation = isolation
+        self.faults: deque[FaultRecord] = deque(maxlen=FAULTS_KEPT)
+        self.on_fault: list[Callable[[FaultRecord], None]] = []
+
+    def add_group(self) -> Group:
+        """A new, empty group with the lowest free id."""
+        raise NotImplementedError
+
+    def fault(self, record: FaultRecord) -> None:
+        """Keep `record` and tell `on_fault`."""
+        raise NotImplementedError
+
+
+class Group:
+    """Requesters that cannot be isolated from each other, and who owns their DMA."""
+
+    def __init__(self, system: System, number: int) -> None:
+        self.system = system
+        self.id = number
+        self.requesters: list[Requester] = []
+        self.owner: object | None = None
+
+    def claim(self, owner: object) -> None:
+        """Take DMA ownership for `owner`; counted, so claim once for each device.
+
+        Raises KernelError(EPERM) when it has another owner (follows iommu_device_claim_dma_owner, 7.3).
+        """
+        raise NotImplementedError
+
+    def release(self, owner: object) -> None:
+        """Undo one claim. Ignored when `owner` is not the owner."""
+        raise NotImplementedError

@@ -1,0 +1,7 @@
+"""The machine's physical memory: frames with synthetic physical addresses, pins, accounting."""
+
+from ioas.soft.memory.accounting import Accounting, AccountMode
+from ioas.soft.memory.frames import Run, Segment
+from ioas.soft.memory.memory import Held, Memory
+
+__all__ = ["AccountMode", "Accounting", "Held", "Memory", "Run", "Segment"]
