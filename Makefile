@@ -1,0 +1,44 @@
+# Everything is driven from here; `make help` lists the goals. Needs only python3 (3.11 or later) and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEVICE := 0000:01:00.0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench conformance headers clean
+
+help: ## list the goals
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP) ## make .venv with ioas and everything to develop it
+
+$(STAMP): pyproject.toml tools/setup.sh
+	@PYTHON='$(PYTHON)' sh tools/setup.sh $(VENV)
+	@touch $@
+
+run: setup ## run an ordinary driver program on a software edu device, with an IOMMU that stops one DMA
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tools/run-example.sh $(DEVICE)
+
+test: setup ## run the tests; what this machine cannot run is skipped with the reason
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## style, types and layering
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup ## print the medians that docs/benchmarks.md shows, with yardsticks and budgets
+	@$(BIN)/python -m bench
+
+headers: setup ## fetch Linux 7.3's headers and selftests into the cache (or set IOAS_LINUX=tree)
+	@$(BIN)/python -m tools.kernel fetch
+
+conformance: setup ## run the kernel's own iommufd and VFIO selftests under `ioas run`
+	@$(BIN)/python -m tools.kernel conformance
+
+clean: ## remove .venv and what tools left in this directory
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks build dist
+	find src tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The tests, by what they trust (see docs/architecture.md)."""

@@ -1,0 +1,1 @@
+"""What the repository needs besides the package: nothing here is installed with ioas."""

@@ -1,0 +1,133 @@
+"""Debian packages of another suite, without touching this machine's apt configuration and without root.
+
+apt works on private directories here: its own source list, package lists and downloads. The mirror is the
+one that the machine's own sources name for its own release, as apt itself reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ioas.errors import EnvironmentRefusal
+
+INSTEAD = "set IOAS_LINUX to a Linux 7.3 source tree instead"
+KEYRINGS = (
+    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
+)
+# Hooks that a machine may have set up for its own package lists; they are no business of a private list.
+CONFIGURATION = "".join(
+    f"#clear {hook};\n"
+    for hook in ("APT::Update::Pre-Invoke", "APT::Update::Post-Invoke", "APT::Update::Post-Invoke-Success")
+)
+
+
+def mirror() -> str:
+    """The URI from which this Debian machine takes its own release.
+
+    Raises EnvironmentRefusal where that cannot be told: no apt, no Debian, or no source for the release.
+    """
+    if not shutil.which("apt-get"):
+        raise EnvironmentRefusal(f"there is no apt-get to download the kernel source with; {INSTEAD}")
+    system = platform.freedesktop_os_release()
+    if system["ID"] != "debian":
+        raise EnvironmentRefusal(f"{system['ID']} has no package of Linux 7.3's source known here; {INSTEAD}")
+    codename = system.get("VERSION_CODENAME", "")
+    listing = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
+    targets = [line.split(" ", 1) for line in _output(listing).splitlines()]
+    for release in (codename, "stable", "testing", "unstable", "sid"):
+        for name, uri in targets:
+            if name == release:
+                return uri
+    raise EnvironmentRefusal(f"apt's sources name no mirror for {codename or 'this release'}; {INSTEAD}")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of a package: what its index entry says of it."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class PrivateApt:
+    """apt for one `suite`, with all of its state in `directory`."""
+
+    def __init__(self, directory: Path, suite: str) -> None:
+        self._directory = directory
+        self._suite = suite
+
+    def update(self) -> None:
+        """Fetch the suite's index. Raises EnvironmentRefusal when apt cannot."""
+        for part in ("lists/partial", "cache/archives/partial", "packages"):
+            (self._directory / part).mkdir(parents=True, exist_ok=True)
+        (self._directory / "apt.conf").write_text(CONFIGURATION)
+        keyring = next((f"Signed-By: {path}\n" for path in KEYRINGS if path.exists()), "")
+        (self._directory / "suite.sources").write_text(
+            f"Types: deb\nURIs: {mirror()}\nSuites: {self._suite}\nComponents: main\n{keyring}"
+        )
+        self._apt(["apt-get", "-qq", "update"])
+
+    def newest(self, name: str, prefix: str) -> Package:
+        """The newest version of package `name` that begins with `prefix`.
+
+        Raises EnvironmentRefusal when the suite has none: suites move on.
+        """
+        entries = self._apt(["apt-cache", "show", "--all-versions", name], missing="").split("\n\n")
+        for entry in entries:
+            fields = dict(re.findall(r"^(\S+): (.*)$", entry, re.MULTILINE))
+            if fields.get("Version", "").startswith(prefix):
+                return Package(name, fields["Version"], fields["SHA256"])
+        raise EnvironmentRefusal(f"{self._suite} has no {name} {prefix}* any more; {INSTEAD}")
+
+    def download(self, package: Package) -> Path:
+        """Download `package` and check its digest; goes on with what an interrupted run left behind.
+
+        Raises EnvironmentRefusal when apt cannot, or when the digest differs.
+        """
+        where = self._directory / "packages"
+        self._apt(["apt-get", "-q", "download", f"{package.name}={package.version}"], cwd=where)
+        # apt writes a version's colon as %3a in the file's name
+        (path,) = where.glob(f"{package.name}_{package.version.replace(':', '%3a')}_*.deb")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != package.sha256:
+            path.unlink()
+            raise EnvironmentRefusal(f"{path.name} arrived damaged and was removed; run the command again")
+        return path
+
+    def _apt(self, command: Sequence[str], *, cwd: Path | None = None, missing: str | None = None) -> str:
+        options = {
+            "Dir::Etc::sourcelist": self._directory / "suite.sources",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::State::lists": self._directory / "lists",
+            "Dir::State::status": "/dev/null",
+            "Dir::Cache": self._directory / "cache",
+            "Acquire::Languages": "none",
+            "APT::Sandbox::User": "root",  # the sandbox user cannot reach into a home directory
+        }
+        settings = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+        program, *arguments = command
+        return _output([program, "-c", f"{self._directory}/apt.conf", *settings, *arguments], cwd=cwd, missing=missing)
+
+
+def _output(command: Sequence[str], *, cwd: Path | None = None, missing: str | None = None) -> str:
+    """What `command` prints; on failure `missing` when it is given, else EnvironmentRefusal with its last words."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode == 0:
+        return done.stdout
+    if missing is not None:
+        return missing
+    words = (done.stderr.strip() or "no message").splitlines()[-1]
+    raise EnvironmentRefusal(f"{command[0]} failed ({words}); {INSTEAD}, or run the command again")
