@@ -2,7 +2,7 @@
 
 from ioas.soft.host.description import DeviceDescription, MachineDescription, parse_device
 from ioas.soft.host.machine_file import load_machine
-from ioas.soft.host.models import models
+from ioas.soft.host.models import load_model, model_names
 from ioas.soft.host.softhost import Node, SoftHost
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Node",
     "SoftHost",
     "load_machine",
-    "models",
+    "load_model",
+    "model_names",
     "parse_device",
 ]

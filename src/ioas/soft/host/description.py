@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
-OptionValue = str | int | bool | float
+from ioas.errors import UsageError
+from ioas.soft.iommu.system import Isolation
+from ioas.soft.pci import Bdf
+
+UnitKind = Literal["vt-d", "amd"]
+"""The kinds of IOMMU that a machine file can ask for."""
+
+ADDRESS_WIDTHS = (39, 48)
+"""The widths of IOVAs, in bits, that the software units translate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,22 +23,66 @@ class DeviceDescription:
 
     model: str
     address: str | None = None
-    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    """By name, as text; the model knows their types."""
     origin: str = "--device"
     """Where it was written, for messages: "--device edu,x=1" or "lab.toml:12"."""
 
 
 @dataclass(frozen=True, slots=True)
+class UnitDescription:
+    """One IOMMU."""
+
+    kind: UnitKind = "vt-d"
+    address_width: int = 48
+    """Bits of the IOVAs that it translates."""
+    force_aperture: bool = True
+    """False: what lies beyond the aperture passes untranslated, as on hardware that can be bypassed."""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineDescription:
-    """A whole machine."""
+    """A whole machine: what `SoftHost` builds."""
 
     devices: tuple[DeviceDescription, ...] = ()
+    unit: UnitDescription = field(default_factory=UnitDescription)
+    isolation: Isolation = "strict"
+
+    def with_devices(self, devices: Iterable[DeviceDescription]) -> MachineDescription:
+        """The same machine with `devices` added after its own."""
+        return replace(self, devices=(*self.devices, *devices))
 
 
 def parse_device(text: str) -> DeviceDescription:
-    """Parse ``MODEL[,addr=BDF][,option=value]...``.
+    """Parse ``MODEL[,addr=BDF][,option=value]...``, for example "edu,addr=0000:05:00.0,dma_mask=0xffffffff".
 
-    The BDF is DDDD:BB:DD.F or BB:DD.F (domain 0000). Values stay text: the model knows their types.
-    Raises UsageError for an empty model, an item without "=", an option given twice or a malformed BDF.
+    Values stay text: the model knows their types. Raises UsageError for an empty model, an item without
+    "=", an option given twice or a malformed BDF.
     """
-    raise NotImplementedError
+    origin = f"--device {text}"
+    model, *items = text.split(",")
+    if not model:
+        raise UsageError(f"{origin}: the model is missing; write MODEL[,addr=BDF][,option=value]")
+    options: dict[str, str] = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        if not name or not separator:
+            raise UsageError(f"{origin}: {item!r} is not option=value")
+        if name in options:
+            raise UsageError(f"{origin}: {name!r} is given twice")
+        options[name] = value
+    address = options.pop("addr", None)
+    try:
+        where = None if address is None else str(Bdf.parse(address))
+    except UsageError as error:
+        raise UsageError(f"{origin}: {error}") from None
+    return DeviceDescription(model, where, options, origin)
+
+
+def check_isolation(text: str) -> Isolation:
+    """`text` as an isolation policy. Raises UsageError naming the known ones."""
+    match text:
+        case "strict" | "kernel":
+            return text
+        case _:
+            raise UsageError(f"isolation is {' or '.join(get_args(Isolation))}, not {text!r}")

@@ -1,12 +1,205 @@
-"""Machine descriptions in TOML (`--machine lab.toml`)."""
+"""Machine descriptions in TOML (`--machine lab.toml`).
+
+The whole schema, with every key::
+
+    [machine]
+    isolation = "strict"          # default; "kernel": do not refuse units that let DMA pass around the aperture
+
+    [iommu]
+    kind = "vt-d"                 # default; "amd"
+    address_width = 48            # bits of IOVA: 48 (default) or 39
+    force_aperture = true         # default; false: DMA beyond the aperture passes untranslated
+
+    [[device]]                    # one table for each device, in slot order
+    model = "edu"                 # required; a name that `ioas run --help` lists
+    addr = "0000:05:00.0"         # default: the next free of 0000:01:00.0, 0000:02:00.0, ...
+    options = { dma_mask = 0xfffffff }   # the model's own
+
+A machine without [[device]] is a machine without devices. Whatever is wrong is refused with the file, the
+line and the key: `tomllib` does not keep positions, so the line of a key is found by parsing longer and
+longer beginnings of the file until the key is there (`_line_of`): slow, exact, and only done for an error.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, get_args
 
-from ioas.soft.host.description import MachineDescription
+from ioas.errors import MachineError, UsageError
+from ioas.soft.host.description import (
+    ADDRESS_WIDTHS,
+    DeviceDescription,
+    MachineDescription,
+    UnitDescription,
+    UnitKind,
+    check_isolation,
+)
+from ioas.soft.iommu.system import Isolation
+from ioas.soft.pci import Bdf
+
+_Path = tuple[str | int, ...]
+"""Where a value stands in the document: ("device", 1, "model")."""
+
+_TOP = ("machine", "iommu", "device")
+_MACHINE = ("isolation",)
+_IOMMU = ("kind", "address_width", "force_aperture")
+_DEVICE = ("model", "addr", "options")
 
 
 def load_machine(path: str | os.PathLike[str]) -> MachineDescription:
-    """Read a machine file. Raises MachineError naming file, line and key."""
-    raise NotImplementedError
+    """Read a machine file.
+
+    Raises MachineError: the file cannot be read, is not TOML, or has a wrong key, type or value; the message
+    begins with ``FILE:LINE:`` and names the key.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MachineError(f"{name}: cannot read the machine file: {error}") from error
+    return parse_machine(text, name)
+
+
+def parse_machine(text: str, name: str = "<machine>") -> MachineDescription:
+    """The machine that `text` describes; `name` is the file's in messages. Raises MachineError as `load_machine`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r" \(at line (\d+), column \d+\)", str(error))
+        line = int(where[1]) if where else text.count("\n") + 1
+        reason = str(error).replace(where[0] if where else " (at end of document)", "")
+        raise MachineError(f"{name}:{line}: not TOML: {reason}") from None
+    return _Reader(text, name, document).machine()
+
+
+class _Reader:
+    """Turns a parsed document into a description; every complaint knows its place."""
+
+    def __init__(self, text: str, name: str, document: Mapping[str, object]) -> None:
+        self.text = text
+        self.name = name
+        self.document = document
+
+    def machine(self) -> MachineDescription:
+        top = self.table((), self.document, _TOP)
+        machine = self.table(("machine",), top.get("machine", {}), _MACHINE)
+        devices = top.get("device", [])
+        if not isinstance(devices, list):
+            self.refuse(("device",), "is a list of tables: write [[device]]")
+        return MachineDescription(
+            devices=tuple(self.device(index, entry) for index, entry in enumerate(devices)),
+            unit=self.unit(top.get("iommu", {})),
+            isolation=self.isolation(machine),
+        )
+
+    def isolation(self, machine: Mapping[str, object]) -> Isolation:
+        path = ("machine", "isolation")
+        return check_isolation(self.choice(path, machine.get("isolation", "strict"), get_args(Isolation)))
+
+    def unit(self, entry: object) -> UnitDescription:
+        iommu = self.table(("iommu",), entry, _IOMMU)
+        kind = self.choice(("iommu", "kind"), iommu.get("kind", "vt-d"), get_args(UnitKind))
+        width = iommu.get("address_width", 48)
+        if type(width) is not int or width not in ADDRESS_WIDTHS:
+            known = ", ".join(map(str, ADDRESS_WIDTHS))
+            self.refuse(("iommu", "address_width"), f"is one of {known} (bits), not {width!r}")
+        force = iommu.get("force_aperture", True)
+        if not isinstance(force, bool):
+            self.refuse(("iommu", "force_aperture"), f"is true or false, not {force!r}")
+        return UnitDescription("amd" if kind == "amd" else "vt-d", width, force)
+
+    def device(self, index: int, entry: object) -> DeviceDescription:
+        path = ("device", index)
+        table = self.table(path, entry, _DEVICE)
+        origin = f"{self.name}:{self.line(path)}"
+        if "model" not in table:
+            self.refuse(path, "lacks the key 'model'")
+        address = table.get("addr")
+        return DeviceDescription(
+            self.string((*path, "model"), table["model"]),
+            None if address is None else self.address((*path, "addr"), address),
+            self.options((*path, "options"), table.get("options", {})),
+            origin,
+        )
+
+    def address(self, path: _Path, value: object) -> str:
+        try:
+            return str(Bdf.parse(self.string(path, value)))
+        except MachineError:
+            raise
+        except UsageError as error:
+            self.refuse(path, f"is wrong: {error}")
+
+    def options(self, path: _Path, value: object) -> dict[str, str]:
+        if not isinstance(value, dict):
+            self.refuse(path, f"is a table of the model's options, not {value!r}")
+        options: dict[str, str] = {}
+        for key, option in value.items():
+            if not isinstance(option, (str, int, float)):
+                self.refuse((*path, key), "is text, a number or true/false")
+            options[key] = str(option).lower() if isinstance(option, bool) else str(option)
+        return options
+
+    def table(self, path: _Path, value: object, known: Sequence[str]) -> Mapping[str, object]:
+        if not isinstance(value, dict):
+            self.refuse(path, f"is a table, not {value!r}")
+        for key in value:
+            if key not in known:
+                self.refuse((*path, key), f"is unknown; known here: {', '.join(known)}")
+        return value
+
+    def string(self, path: _Path, value: object) -> str:
+        if not isinstance(value, str):
+            self.refuse(path, f"is text, not {value!r}")
+        return value
+
+    def choice(self, path: _Path, value: object, known: Sequence[str]) -> str:
+        if value not in known:
+            self.refuse(path, f"is {' or '.join(repr(one) for one in known)}, not {value!r}")
+        return str(value)
+
+    def line(self, path: _Path) -> int:
+        return _line_of(self.text, path)
+
+    def refuse(self, path: _Path, complaint: str) -> NoReturn:
+        raise MachineError(f"{self.name}:{self.line(path)}: {_shown(path)} {complaint}")
+
+
+def _shown(path: _Path) -> str:
+    """A path as the user wrote it: ``key 'addr' of [[device]]``, ``[iommu]``."""
+    tables = [f"[[{name}]]" if isinstance(after, int) else f"[{name}]"
+              for name, after in zip(path, (*path[1:], None), strict=True) if isinstance(name, str)]  # fmt: skip
+    last = path[-1] if path else ""
+    if len(path) == 1 or isinstance(last, int):
+        return tables[-1] if len(path) > 1 or last in _TOP else f"key {last!r}"
+    return f"key {last!r} of {tables[0] if len(tables) == 2 else f'{tables[0]} options'}"
+
+
+def _line_of(text: str, path: _Path) -> int:
+    """The line (from 1) on which the value at `path` begins."""
+    begin = 1
+    lines = text.splitlines(keepends=True)
+    for count in range(1, len(lines) + 1):
+        try:
+            document = tomllib.loads("".join(lines[:count]))
+        except tomllib.TOMLDecodeError:
+            continue  # in the middle of a value that spans lines
+        if _has(document, path):
+            return begin
+        begin = count + 1
+    return begin
+
+
+def _has(document: object, path: _Path) -> bool:
+    for step in path:
+        if isinstance(document, dict) and step in document:
+            document = document[step]
+        elif isinstance(document, list) and isinstance(step, int) and step < len(document):
+            document = document[step]
+        else:
+            return False
+    return True
