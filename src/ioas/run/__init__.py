@@ -1,0 +1,10 @@
+"""`ioas run`: an unmodified program on a software machine, its system calls answered by seccomp user notification.
+
+`Supervisor` starts the program and serves it; `check_environment` says what this environment allows.
+"""
+
+from ioas.run.check import Finding, check_environment
+from ioas.run.program import ProgramError, find_program
+from ioas.run.supervisor import Machine, Options, Supervisor
+
+__all__ = ["Finding", "Machine", "Options", "ProgramError", "Supervisor", "check_environment", "find_program"]
