@@ -46,7 +46,9 @@ class Refusal:
 
     @property
     def name(self) -> str:
-        """The errno's symbol, such as "EADDRINUSE"."""
+        """The errno's symbol as the kernel writes it, such as "EOPNOTSUPP" (to which Python prefers "ENOTSUP")."""
+        if self.errno == _errno.EOPNOTSUPP:
+            return "EOPNOTSUPP"
         return _errno.errorcode.get(self.errno, str(self.errno))
 
     def __str__(self) -> str:
