@@ -13,6 +13,7 @@ help: ## list the goals
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(STAMP) ## make .venv with ioas and everything to develop it
+	@:
 
 $(STAMP): pyproject.toml tools/setup.sh
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $(VENV)

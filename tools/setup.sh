@@ -23,7 +23,7 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         give_up "$python has no venv module; install $package (apt-get install $package) and run this again"
     say "installing $package, which Debian splits off $python"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get -qq update >/dev/null && apt-get -qq install --no-install-recommends -y "$package" >/dev/null ||
+    apt-get -qq update >/dev/null && apt-get -qq -o Dpkg::Use-Pty=0 install --no-install-recommends -y "$package" >/dev/null ||
         give_up "apt-get could not install $package"
 fi
 
@@ -32,5 +32,5 @@ fi
     "$venv/bin/python" -m pip --version 2>/dev/null | grep -q "$(pwd -P)/" ||
     "$python" -m venv --clear "$venv"
 say "installing ioas and its development tools into $venv ..."
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-warn-script-location -e '.[dev]'
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-warn-script-location -e '.[dev]'
 say "done: Python $version, $("$venv/bin/python" -c 'import ioas; print("ioas", ioas.__version__)')"
