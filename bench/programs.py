@@ -69,6 +69,5 @@ def _import_time() -> Line:
     """`import ioas` in a fresh interpreter, beyond the interpreter's own start."""
     bare = [commands.seconds([sys.executable, "-c", "pass"]) for _ in range(ROUNDS)]
     full = [commands.seconds([sys.executable, "-c", "import ioas; ioas.SoftHost"]) for _ in range(ROUNDS)]
-    return Line(
-        "import ioas, with SoftHost", 1000 * (statistics.median(full) - statistics.median(bare)), "ms", IMPORT_MS
-    )
+    seconds = statistics.median(full) - statistics.median(bare)
+    return Line("import ioas, with SoftHost", 1000 * seconds, "ms", IMPORT_MS)

@@ -16,7 +16,7 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """ "ok" or "over"; empty for a yardstick."""
+        """Whether it is "ok" or "over"; empty for a yardstick."""
         if self.budget is None:
             return ""
         return "ok" if self.value <= self.budget else "over"
