@@ -19,7 +19,6 @@ LANES = {
     "run": "seccomp user notification, which `ioas run` stands on",
     "root": "root, for what only a privileged supervisor can do",
     "user": "root, to become an unprivileged user for a test",
-    "import-linter": "the import-linter command, installed by `make setup`",
 }
 
 
