@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = _ioas.main(arguments, prog_name="ioas", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"ioas: {error.format_message()}{_hint(error)}", err=True)
         status = error.exit_code
     except click.Abort:
         status = 130
@@ -66,6 +66,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         status = _complain(error)
     sys.exit(status)
+
+
+def _hint(error: click.ClickException) -> str:
+    """Where to read on, for a wrong command line."""
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+    return f" (see {path} --help)" if path else ""
 
 
 def _complain(error: Exception) -> int:
