@@ -196,10 +196,8 @@ def _line_of(text: str, path: _Path) -> int:
 
 def _has(document: object, path: _Path) -> bool:
     for step in path:
-        if isinstance(document, dict) and step in document:
-            document = document[step]
-        elif isinstance(document, list) and isinstance(step, int) and step < len(document):
-            document = document[step]
-        else:
+        try:
+            document = document[step]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
             return False
     return True

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import select
+from errno import EBADF, EINVAL
 from typing import TYPE_CHECKING
 
+from ioas.errors import refuse
 from ioas.host import Caller
+from ioas.soft.vfio import regions
+from ioas.soft.vfio.argument import Argument
+from ioas.soft.vfio.commands import NOT_BOUND, dispatch
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -13,36 +20,68 @@ if TYPE_CHECKING:
 
 
 class Cdev:
-    """An open cdev (implements `ioas.host.File`): nothing but BIND_IOMMUFD works until that has succeeded."""
+    """An open cdev (implements `ioas.host.File`): nothing but BIND_IOMMUFD works until that has succeeded.
 
-    def __init__(self, device: VfioDevice) -> None:
-        raise NotImplementedError
+    A device can be opened any number of times and bound once.
+    """
+
+    def __init__(self, device: VfioDevice, flags: int = os.O_RDWR) -> None:
+        """`flags` are those of open(2): reading and writing need their access mode, ioctl does not."""
+        self.device = device
+        self.bound = False
+        self._mode = flags & os.O_ACCMODE
+        self._position = 0
+        self._closed = False
 
     @property
     def device_number(self) -> tuple[int, int]:
         """The node's major and minor."""
-        raise NotImplementedError
+        return self.device.number
 
     def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
-        """VFIO_DEVICE_*; see `ioas.soft.vfio.commands`."""
-        raise NotImplementedError
+        """VFIO_DEVICE_*; see `ioas.soft.vfio.commands`. Raises KernelError."""
+        return dispatch(self, Argument(caller, argument), request)
 
     def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
-        """Read from a region: the offset is region index << 40 plus the byte in the region."""
-        raise NotImplementedError
+        """Read from a region: the offset is region index << 40 plus the byte in the region. Raises KernelError."""
+        self._check("read", os.O_WRONLY)
+        with self.device.power.awake(), self.device.lock:
+            data = regions.read(self.device, self._position if offset is None else offset, length)
+        if offset is None:
+            self._position += len(data)
+        return data
 
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
-        """Write to a region."""
-        raise NotImplementedError
+        """Write to a region, as `read`; the number of bytes taken. Raises KernelError."""
+        self._check("write", os.O_RDONLY)
+        with self.device.power.awake(), self.device.lock:
+            count = regions.write(self.device, self._position if offset is None else offset, data)
+        if offset is None:
+            self._position += count
+        return count
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
-        """EINVAL: no region has the MMAP flag yet."""
-        raise NotImplementedError
+        """Raises KernelError(EINVAL): no region has the MMAP flag yet."""
+        self._check_bound("mmap")
+        raise refuse(EINVAL, "the region cannot be mapped (no MMAP flag)", "region", offset >> regions.OFFSET_SHIFT)
 
     def poll(self, caller: Caller) -> int:
-        """A device file has no poll operation: always readable and writable."""
-        raise NotImplementedError
+        """A device file has no poll operation: it is always ready."""
+        return select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 
     def close(self) -> None:
-        """Interrupts off, device reset and disabled, detached, unbound."""
-        raise NotImplementedError
+        """Interrupts off, device reset and disabled, detached, unbound. Idempotent."""
+        with self.device.system.lock:
+            closed, self._closed = self._closed, True
+            if self.bound and not closed:
+                self.bound = False
+                self.device.close()
+
+    def _check(self, what: str, forbidden: int) -> None:
+        if self._mode == forbidden:
+            raise refuse(EBADF, f"the file is not open for {what}", "file", self.device.name)
+        self._check_bound(what)
+
+    def _check_bound(self, what: str) -> None:
+        if not self.bound:
+            raise refuse(EINVAL, NOT_BOUND, "request", what)

@@ -1,17 +1,216 @@
-"""`VfioDevice`: a PCI function bound to vfio-pci; one for each function, whoever has it open."""
+"""`VfioDevice`: a PCI function bound to vfio-pci; one for each function, whoever has it open.
+
+Opening and closing follow vfio_pci_core_enable and vfio_pci_core_disable (7.3): the function is enabled and reset,
+its configuration is kept, and closing puts everything back: interrupts off, DMA stopped, reset, detached.
+
+Locks, in the order in which they are taken: `System.lock` (binding, attaching, closing), `VfioDevice.lock`
+(configuration space, interrupts, register access), the function's own lock (inside `ioas.soft.pci`). Interrupts come
+in under the last one and take no other.
+"""
 
 from __future__ import annotations
 
+import threading
+from errno import EINVAL, ENOSPC
 from typing import TYPE_CHECKING
+
+from ioas.errors import refuse
+from ioas.soft.iommufd import Device
+from ioas.soft.vfio.config_hooks import (
+    COMMAND,
+    COMMAND_INTX_DISABLE,
+    COMMAND_IO,
+    COMMAND_MASTER,
+    COMMAND_MEMORY,
+)
+from ioas.soft.vfio.config_space import ConfigSpace
+from ioas.soft.vfio.irqs import Irqs
+from ioas.soft.vfio.power import Power
+from ioas.soft.vfio.regions import MsixTable
+from ioas.soft.vfio.reset import reset_function
+from ioas.soft.vfio.virqfd import Watcher
 
 if TYPE_CHECKING:
     from ioas.soft.iommu import System
+    from ioas.soft.iommufd import Context
     from ioas.soft.pci import Function
+    from ioas.soft.vfio.ioeventfd import IoEvent
+    from ioas.soft.vfio.virqfd import Watch
+
+_INT_MAX = 0x7FFF_FFFF
 
 
 class VfioDevice:
     """A function under the vfio-pci driver."""
 
-    def __init__(self, system: System, function: Function, index: int, number: tuple[int, int]) -> None:
-        """`index` is the N of vfioN; `number` the cdev's (major, minor)."""
-        raise NotImplementedError
+    def __init__(
+        self, system: System, function: Function, index: int, number: tuple[int, int], watcher: Watcher | None = None
+    ) -> None:
+        """`index` is the N of vfioN; `number` the cdev's (major, minor); `watcher` the machine's, or one of its own."""
+        self.system = system
+        self.function = function
+        self.index = index
+        self.number = number
+        self.watcher = watcher or Watcher()
+        self.lock = threading.RLock()
+        self.siblings: list[VfioDevice] = [self]
+        """The devices that one bus reset resets: all on the same bus, this one among them."""
+        self.power = Power(self)
+        self.irqs = Irqs(self)
+        self.ioeventfds: dict[IoEvent, Watch] = {}
+        self.mappable_bars: frozenset[int] = frozenset()
+        """BARs that programs may mmap; none for now."""
+        self.msix_table = MsixTable()
+        self.reset_works = False
+        self.context: Context | None = None
+        self.iommufd: Device | None = None
+        self._config: ConfigSpace | None = None
+        self._saved = b""
+        self._attached = False
+        self._pasids: set[int] = set()
+        self._needs_reset = False
+
+    @property
+    def name(self) -> str:
+        """The function's address, such as "0000:01:00.0"."""
+        return str(self.function.bdf)
+
+    @property
+    def below_port(self) -> bool:
+        """Whether the function stands below a bridge, which can reset its bus."""
+        return self.function.bdf.bus != 0
+
+    @property
+    def config(self) -> ConfigSpace:
+        """The configuration space that the program sees. Only while the device is open."""
+        if self._config is None:
+            raise refuse(EINVAL, "the device is not open", "device", self.name)
+        return self._config
+
+    @property
+    def device_id(self) -> int:
+        """The id of the device object in the iommufd. Only while the device is open."""
+        if self.iommufd is None:
+            raise refuse(EINVAL, "the device is not open", "device", self.name)
+        return self.iommufd.id
+
+    @property
+    def memory_enabled(self) -> bool:
+        """Whether memory BARs may be touched: by the virtual command register, and not in D3hot."""
+        return self.power.state < 3 and self._config is not None and bool(self._config.command & COMMAND_MEMORY)
+
+    def open(self, context: Context) -> None:
+        """Bind to `context` and enable the function; with `System.lock` held.
+
+        Raises KernelError: EINVAL when it is open through another file; EPERM when its group has another owner.
+        """
+        if self.iommufd is not None:
+            raise refuse(EINVAL, "the device is bound through another file", "device", self.name)
+        self.iommufd = Device.bind(context, self.function.requester)
+        self.context = context
+        with self.lock:
+            self._enable()
+
+    def close(self) -> None:
+        """Undo `open` and all that came after; with `System.lock` held. Idempotent."""
+        if self.iommufd is None:
+            return
+        with self.lock:
+            self._disable()
+        for pasid in sorted(self._pasids):
+            self.iommufd.detach(pasid)
+        self._pasids.clear()
+        self.detach(None)
+        self.iommufd.unbind()
+        self.iommufd = self.context = None
+
+    def attach(self, pt_id: int, pasid: int | None) -> int:
+        """Attach to `pt_id` or replace what is attached; the page table's id. Raises KernelError as `Device` does."""
+        bound = self.iommufd
+        if bound is None:
+            raise refuse(EINVAL, "the device is not open", "device", self.name)
+        if pasid is None:
+            page_table = bound.replace(pt_id) if self._attached else bound.attach(pt_id)
+            self._attached = True
+            return page_table
+        if pasid in self._pasids:
+            return bound.replace(pt_id, pasid)
+        if pasid > _INT_MAX:
+            raise refuse(ENOSPC, "a PASID has at most 31 bits here", "field", "pasid")
+        page_table = bound.attach(pt_id, pasid)
+        self._pasids.add(pasid)
+        return page_table
+
+    def detach(self, pasid: int | None) -> None:
+        """Detach, if attached."""
+        bound = self.iommufd
+        if bound is None:
+            return
+        if pasid is None:
+            if self._attached:
+                bound.detach()
+            self._attached = False
+        elif pasid in self._pasids:
+            bound.detach(pasid)
+            self._pasids.discard(pasid)
+
+    def function_reset(self) -> bool:
+        """Reset the function alone; False when it cannot be."""
+        if not reset_function(self.function):
+            return False
+        self._after_reset()
+        return True
+
+    def bus_reset(self) -> None:
+        """The part of a reset of the whole bus that falls to the function."""
+        saved = self.function.config.snapshot()
+        self.function.reset_by("bus")
+        self.function.config.restore(saved)
+        self._after_reset()
+
+    def _after_reset(self) -> None:
+        self.power.woken_by_reset()
+        self.irqs.messages.restore()
+
+    def _enable(self) -> None:
+        config = self.function.config
+        config.write(COMMAND, (config.get(COMMAND, 2) & ~COMMAND_MASTER | self._decoders()).to_bytes(2, "little"))
+        self.reset_works = self.function_reset()
+        self._saved = config.snapshot()
+        config.write(COMMAND, (config.get(COMMAND, 2) & ~COMMAND_INTX_DISABLE).to_bytes(2, "little"))
+        self._config = ConfigSpace(self)
+        self.msix_table = MsixTable.of(config)
+
+    def _decoders(self) -> int:
+        """The enable bits that the function's BARs need (pci_enable_device)."""
+        bars = [bar for bar in self.function.bars if bar is not None]
+        return (COMMAND_MEMORY if any(not bar.is_io for bar in bars) else 0) | (
+            COMMAND_IO if any(bar.is_io for bar in bars) else 0
+        )
+
+    def _disable(self) -> None:
+        config = self.function.config
+        self.power.close()
+        self._clear_master()
+        self.irqs.close()
+        for watch in self.ioeventfds.values():
+            watch.close()
+        self.ioeventfds.clear()
+        self._config = None
+        config.restore(self._saved)
+        self._needs_reset = not reset_function(self.function)
+        self._clear_master()
+        self._reset_bus_if_needed()
+
+    def _clear_master(self) -> None:
+        """The function does no DMA of its own from here on."""
+        config = self.function.config
+        config.write(COMMAND, (config.get(COMMAND, 2) & ~COMMAND_MASTER).to_bytes(2, "little"))
+
+    def _reset_bus_if_needed(self) -> None:
+        """A function that cannot be reset alone waits for the last one on its bus (vfio_pci_dev_set_try_reset)."""
+        others_open = any(device.iommufd for device in self.siblings if device is not self)
+        if self.below_port and not others_open and any(device._needs_reset for device in self.siblings):
+            for device in self.siblings:
+                device.bus_reset()
+                device._needs_reset = False

@@ -1,0 +1,93 @@
+"""VFIO_DEVICE_FEATURE (follows vfio_ioctl_device_feature and vfio_pci_core_ioctl_feature, 7.3).
+
+A plain vfio-pci device has the low-power features. Migration, DMA logging, VF tokens and dma-bufs are ENOTTY, as on a
+kernel whose device has none of them - except that 7.3 answers EINVAL to MIG_PRECOPY_INFOv2 without migration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EINVAL, ENOTTY
+from typing import TYPE_CHECKING, NamedTuple
+
+from ioas.errors import refuse
+from ioas.soft.vfio.argument import Argument
+from ioas.uapi import vfio as uapi
+from ioas.uapi.base import end_of
+
+if TYPE_CHECKING:
+    from ioas.soft.vfio.cdev import Cdev
+
+_HEADER = end_of(uapi.vfio_device_feature, "flags")
+GET, SET, PROBE = uapi.VFIO_DEVICE_FEATURE_GET, uapi.VFIO_DEVICE_FEATURE_SET, uapi.VFIO_DEVICE_FEATURE_PROBE
+
+
+class _Feature(NamedTuple):
+    """How a feature is used: the methods that it has, bytes of its data, and who carries it out."""
+
+    methods: int
+    size: int
+    handler: Callable[[Cdev, Argument], None]
+
+
+def feature(file: Cdev, argument: Argument, header: uapi.vfio_device_feature) -> int:
+    """Get, set or probe a feature. Raises KernelError: EINVAL, ENOTTY for one that the device lacks, EFAULT."""
+    flags = header.flags
+    if flags & ~(uapi.VFIO_DEVICE_FEATURE_MASK | GET | SET | PROBE):
+        raise refuse(EINVAL, "unknown flags", "field", "flags")
+    if not flags & PROBE and flags & GET and flags & SET:
+        raise refuse(EINVAL, "GET and SET exclude each other except with PROBE", "field", "flags")
+    number = flags & uapi.VFIO_DEVICE_FEATURE_MASK
+    if number == uapi.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
+        raise refuse(EINVAL, "the device has no pre-copy migration", "request", f"feature {number}")
+    known = _FEATURES.get(number)
+    if known is None:
+        raise refuse(ENOTTY, "the device does not have this feature", "request", f"feature {number}")
+    if _wanted(known, flags, header.argsz - _HEADER):
+        with file.device.lock:
+            known.handler(file, argument)
+    return 0
+
+
+def _wanted(known: _Feature, flags: int, size: int) -> bool:
+    """Whether to carry it out (not: a probe), after the checks of vfio_check_feature."""
+    methods = flags & (GET | SET)
+    if methods & ~known.methods:
+        raise refuse(EINVAL, "the feature does not have this method", "field", "flags")
+    if flags & PROBE:
+        return False
+    if not methods:
+        raise refuse(EINVAL, "GET or SET is needed", "field", "flags")
+    if size < known.size:
+        raise refuse(EINVAL, f"argsz leaves {size} bytes for the feature's {known.size}", "field", "argsz")
+    return True
+
+
+def _enter_low_power(file: Cdev, argument: Argument) -> None:
+    file.device.power.enter(None)
+
+
+def _enter_with_wakeup(file: Cdev, argument: Argument) -> None:
+    size = end_of(uapi.vfio_device_low_power_entry_with_wakeup, "reserved")
+    entry = uapi.vfio_device_low_power_entry_with_wakeup.from_buffer_copy(argument.read(_HEADER, size))
+    if entry.wakeup_eventfd < 0:
+        raise refuse(EINVAL, "the wake-up eventfd is negative", "field", "wakeup_eventfd")
+    wakeup = argument.caller.eventfd(entry.wakeup_eventfd)
+    try:
+        file.device.power.enter(wakeup)
+    except OSError:
+        wakeup.close()
+        raise
+
+
+def _leave_low_power(file: Cdev, argument: Argument) -> None:
+    file.device.power.leave()
+
+
+_FEATURES = {
+    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: _Feature(SET, 0, _enter_low_power),
+    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: _Feature(
+        SET, end_of(uapi.vfio_device_low_power_entry_with_wakeup, "reserved"), _enter_with_wakeup
+    ),
+    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: _Feature(SET, 0, _leave_low_power),
+}

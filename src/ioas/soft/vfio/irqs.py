@@ -1,0 +1,70 @@
+"""The five interrupt indexes of a VFIO PCI device: INTx, MSI, MSI-X, errors, and the host's request to let go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ioas.host import EventFd
+from ioas.soft.pci import InterruptKind
+from ioas.soft.vfio.intx import Intx
+from ioas.soft.vfio.msi import Messages
+from ioas.uapi import vfio as uapi
+
+if TYPE_CHECKING:
+    from ioas.soft.vfio.device import VfioDevice
+
+KINDS: dict[int, InterruptKind] = {
+    uapi.VFIO_PCI_INTX_IRQ_INDEX: "intx",
+    uapi.VFIO_PCI_MSI_IRQ_INDEX: "msi",
+    uapi.VFIO_PCI_MSIX_IRQ_INDEX: "msix",
+}
+"""The indexes of which one at a time can be enabled."""
+
+
+class Event:
+    """An index that only signals: an eventfd or none."""
+
+    def __init__(self) -> None:
+        self.trigger: EventFd | None = None
+
+    def replace(self, trigger: EventFd | None) -> None:
+        """Signal `trigger` from now on."""
+        old, self.trigger = self.trigger, trigger
+        if old:
+            old.close()
+
+
+class Irqs:
+    """The interrupts of one device, as VFIO_DEVICE_SET_IRQS sets them up."""
+
+    def __init__(self, device: VfioDevice) -> None:
+        self._device = device
+        self.intx = Intx(device)
+        self.messages = Messages(device)
+        self.events = {uapi.VFIO_PCI_ERR_IRQ_INDEX: Event(), uapi.VFIO_PCI_REQ_IRQ_INDEX: Event()}
+
+    @property
+    def kind(self) -> InterruptKind | None:
+        """What is enabled."""
+        return "intx" if self.intx.active else self.messages.kind
+
+    def count(self, index: int) -> int:
+        """How many interrupts an index has (vfio_pci_get_irq_count, 7.3); 0 for an unknown one."""
+        if index == uapi.VFIO_PCI_INTX_IRQ_INDEX:
+            return int(bool(self._device.config.interrupt_pin))
+        if index in KINDS:
+            return self._device.function.interrupts.count(KINDS[index])
+        return int(index in self.events)
+
+    def disable(self) -> None:
+        """Turn off whatever is enabled."""
+        if self.intx.active:
+            self.intx.disable()
+        self.messages.disable()
+
+    def close(self) -> None:
+        """The device is being closed: drop every eventfd."""
+        self.disable()
+        self.intx.forget_disable()
+        for event in self.events.values():
+            event.replace(None)
