@@ -1,16 +1,38 @@
-"""The port through which a device model reaches memory."""
+"""The port through which a device model reaches memory.
+
+Each piece of a transfer (at most `CHUNK` bytes) enters the domain's epoch, translates all its pages, moves
+its bytes and leaves; so whoever unmaps waits for one piece at most. No lock of the machine is held meanwhile.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
+
+from ioas.errors import KernelError, UsageError
+from ioas.soft.iommu.types import FaultReason, FaultRecord, Prot
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from ioas.soft.iommu.domain import Domain
     from ioas.soft.iommu.requester import Requester
 
 CHUNK = 1 << 16
-"""A transfer is carried out in pieces of at most this many bytes, so that an unmap waits for one piece at most."""
+"""A transfer is carried out in pieces of at most this many bytes."""
+
+READ = int(Prot.READ)
+WRITE = int(Prot.WRITE)
+_Pieces = list[tuple[int, int]]
+
+
+class _FaultError(Exception):
+    """A DMA that cannot go on: where, and why."""
+
+    def __init__(self, iova: int, reason: FaultReason) -> None:
+        super().__init__(iova, reason)
+        self.iova = iova
+        self.reason: FaultReason = reason
 
 
 class DmaPort:
@@ -18,14 +40,137 @@ class DmaPort:
 
     def __init__(self, requester: Requester) -> None:
         self._requester = requester
+        self._memory = requester.system.memory
 
     def read(self, iova: int, length: int, pasid: int | None = None) -> bytes | None:
-        """Read `length` bytes at `iova`; None after a fault, which has then been recorded."""
-        raise NotImplementedError
+        """Read `length` bytes at `iova`; None after a fault, which has then been recorded.
+
+        Raises UsageError for a negative address or length.
+        """
+        _check(iova, length)
+        try:
+            if length <= CHUNK:
+                return self._read(iova, length, pasid)
+            return b"".join(
+                self._read(iova + done, min(CHUNK, length - done), pasid) for done in range(0, length, CHUNK)
+            )
+        except _FaultError as stopped:
+            self._record(stopped, length, False, pasid)
+            return None
 
     def write(self, iova: int, data: Buffer, pasid: int | None = None) -> bool:
         """Write `data` at `iova`; False after a fault, which has then been recorded.
 
-        What stands before the faulting page may have been written.
+        What stands before the faulting page may have been written. Raises UsageError for a negative address.
         """
-        raise NotImplementedError
+        view = memoryview(data).cast("B")
+        length = len(view)
+        _check(iova, length)
+        try:
+            if length <= CHUNK:
+                self._write(iova, view, pasid)
+            else:
+                for done in range(0, length, CHUNK):
+                    self._write(iova + done, view[done : done + CHUNK], pasid)
+        except _FaultError as stopped:
+            self._record(stopped, length, True, pasid)
+            return False
+        return True
+
+    def _read(self, iova: int, length: int, pasid: int | None) -> bytes:
+        domain, epoch = self._begin(iova, pasid)
+        try:
+            return self._memory.gather(_translate(domain, iova, length, READ))
+        except KernelError:
+            raise _FaultError(iova, "bus") from None
+        finally:
+            if domain is not None:
+                domain.epoch.leave(epoch)
+
+    def _write(self, iova: int, data: memoryview, pasid: int | None) -> None:
+        domain, epoch = self._begin(iova, pasid)
+        try:
+            self._memory.scatter(_translate(domain, iova, len(data), WRITE), data)
+        except KernelError:
+            raise _FaultError(iova, "bus") from None
+        finally:
+            if domain is not None:
+                domain.epoch.leave(epoch)
+
+    def _begin(self, iova: int, pasid: int | None) -> tuple[Domain | None, int]:
+        """Enter the epoch of the domain that is attached; no domain stands for untranslated DMA."""
+        requester = self._requester
+        if requester.unit is None:
+            return None, 0
+        domains = requester.domains
+        while True:
+            domain = domains.get(pasid)
+            if domain is None:
+                raise _FaultError(iova, "blocked" if pasid is None else "pasid")
+            epoch = domain.epoch.enter()
+            # Another domain may have been attached before we entered, and its attach may have drained already.
+            if domains.get(pasid) is domain:
+                return domain, epoch
+            domain.epoch.leave(epoch)
+
+    def _record(self, stopped: _FaultError, length: int, write: bool, pasid: int | None) -> None:
+        requester = self._requester
+        requester.system.fault(
+            FaultRecord(requester.name, stopped.iova, length, write, pasid, stopped.reason, time.monotonic())
+        )
+
+
+def _translate(domain: Domain | None, iova: int, length: int, need: int) -> _Pieces:
+    """The physical pieces under `length` bytes at `iova`, neighbours joined. Raises _FaultError."""
+    if domain is None:
+        return [(iova, length)]
+    start, last, force = domain.geometry
+    if not start <= iova <= iova + length - 1 <= last:
+        if not length:
+            return []
+        return _outside(domain, iova, length, need, force)
+    iotlb = domain.iotlb
+    entries = iotlb.entries
+    page_lg2 = iotlb.page_lg2
+    page = 1 << page_lg2
+    mask = page - 1
+    pieces: _Pieces = []
+    joined = -1
+    while length > 0:
+        entry = entries.get(iova >> page_lg2) or iotlb.miss(iova)
+        if not entry & need:
+            raise _FaultError(iova, "permission" if entry else "not mapped")
+        offset = iova & mask
+        count = page - offset
+        if count > length:
+            count = length
+        address = (entry & ~mask) + offset
+        if address == joined:
+            address, before = pieces.pop()
+            pieces.append((address, before + count))
+            joined += count
+        else:
+            pieces.append((address, count))
+            joined = address + count
+        iova += count
+        length -= count
+    return pieces
+
+
+def _outside(domain: Domain, iova: int, length: int, need: int, force: bool) -> _Pieces:
+    """DMA that is not wholly in the aperture: it faults, or the part outside bypasses translation."""
+    start, last, _ = domain.geometry
+    if force or iova + length > 1 << 64:
+        raise _FaultError(iova if not start <= iova <= last else last + 1, "aperture")
+    if iova < start:
+        bypass = min(length, start - iova)
+        return [(iova, bypass), *_translate(domain, iova + bypass, length - bypass, need)]
+    if iova > last:
+        return [(iova, length)]
+    inside = last + 1 - iova
+    return [*_translate(domain, iova, inside, need), (last + 1, length - inside)]
+
+
+def _check(iova: int, length: int) -> None:
+    if iova < 0 or length < 0:
+        raise UsageError(f"DMA of {length} bytes at {iova:#x}: neither may be negative")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from errno import EINVAL, ENODEV, EPERM
 from typing import TYPE_CHECKING
 
+from ioas.errors import refuse
 from ioas.soft.iommu.dma import DmaPort
 
 if TYPE_CHECKING:
@@ -24,26 +26,73 @@ class Requester:
         self.name = name
         self.unit = unit
         self.group = group
-        self.dma = DmaPort(self)
         self.direct_regions: list[ReservedRegion] = []
         """Regions that firmware wants mapped one to one for this device (RMRR); empty as a rule."""
+        self.dirty_tracking = True
+        """Whether the device leaves dirty tracking to its unit (the selftests' MOCK_FLAGS_DEVICE_NO_DIRTY does not)."""
+        self.max_pasid_log2 = 0
+        """Width of the PASIDs that the device itself can send; 0: none."""
+        self.domains: dict[int | None, Domain] = {}
+        """What is attached, by PASID; None is DMA without one. Change it by `attach` alone."""
+        self.dma = DmaPort(self)
+        if group is not None:
+            group.requesters.append(self)
 
     @property
     def domain(self) -> Domain | None:
         """The domain attached for DMA without PASID; None: blocked."""
-        raise NotImplementedError
+        return self.domains.get(None)
 
     def attach(self, domain: Domain | None, pasid: int | None = None) -> None:
         """Attach `domain`, in place of any other, for DMA with `pasid`; None blocks.
 
-        When it returns, no transfer through the former domain is under way.
+        When it returns, no transfer through the former domain is under way; until then the former or the new one
+        translates, and nothing else. So it must not be called from within a transfer.
 
-        Raises KernelError, with nothing changed: EINVAL when the domain cannot serve this unit
-        (as paging_domain_compatible, 7.3) or, with policy isolation="strict", when the domain does not force
-        DMA through its aperture; EINVAL for a pasid that the unit does not have; ENODEV without a unit.
+        Raises KernelError, with nothing changed: ENODEV without a unit; EINVAL when the domain cannot serve this unit
+        (`Unit.check`), or for a pasid that unit or device do not have; EPERM when policy isolation="strict" refuses a
+        domain that does not force DMA through its aperture.
         """
-        raise NotImplementedError
+        if domain is not None:
+            self._check(domain, pasid)
+        with self.system.attaching:
+            former = self.domains.get(pasid)
+            if former is domain:
+                return
+            if domain is not None:
+                domain.attached += 1
+                self.domains[pasid] = domain
+            else:
+                del self.domains[pasid]
+        if former is not None:
+            former.drain()
+            with self.system.attaching:
+                former.attached -= 1
 
     def remove(self) -> None:
-        """The device is gone: block it and leave the group."""
-        raise NotImplementedError
+        """The device is gone: block it and leave the group, which goes with its last requester. Idempotent."""
+        for pasid in list(self.domains):
+            self.attach(None, pasid)
+        group, self.group = self.group, None
+        if group is not None:
+            group.requesters.remove(self)
+            if not group.requesters:
+                self.system.groups.pop(group.id, None)
+
+    def _check(self, domain: Domain, pasid: int | None) -> None:
+        unit = self.unit
+        if unit is None:
+            raise refuse(ENODEV, "no IOMMU stands before this device", "device", self.name)
+        unit.check(domain)
+        if domain.dirty and not self.dirty_tracking:
+            raise refuse(EINVAL, "the domain tracks dirty pages and the device cannot", "device", self.name)
+        width = min(unit.max_pasid_log2, self.max_pasid_log2)
+        if pasid is not None and not 0 <= pasid < (1 << width if width else 0):
+            raise refuse(EINVAL, f"PASID {pasid} does not fit into {width} bits", "device", self.name)
+        if not domain.geometry.force_aperture and self.system.isolation == "strict":
+            raise refuse(
+                EPERM,
+                f"{unit.name} lets DMA outside the aperture pass untranslated (isolation=strict refuses that)",
+                "device",
+                self.name,
+            )

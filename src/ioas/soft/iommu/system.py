@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from errno import EBUSY, EPERM
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
+from ioas.errors import refuse
 from ioas.soft.iommu.types import FaultRecord
 from ioas.soft.memory import Accounting, Memory
 
@@ -29,6 +32,8 @@ class System:
 
     def __init__(self, isolation: Isolation = "strict") -> None:
         self.lock = threading.RLock()
+        self.attaching = threading.Lock()
+        """Guards which domains are attached where; held for the time of a dict entry only."""
         self.memory = Memory()
         self.accounting = Accounting()
         self.units: list[Unit] = []
@@ -39,11 +44,16 @@ class System:
 
     def add_group(self) -> Group:
         """A new, empty group with the lowest free id."""
-        raise NotImplementedError
+        with self.lock:
+            number = next(n for n in count() if n not in self.groups)
+            group = self.groups[number] = Group(self, number)
+        return group
 
     def fault(self, record: FaultRecord) -> None:
         """Keep `record` and tell `on_fault`."""
-        raise NotImplementedError
+        self.faults.append(record)
+        for callback in tuple(self.on_fault):
+            callback(record)
 
 
 class Group:
@@ -54,14 +64,29 @@ class Group:
         self.id = number
         self.requesters: list[Requester] = []
         self.owner: object | None = None
+        self._claims = 0
 
     def claim(self, owner: object) -> None:
         """Take DMA ownership for `owner`; counted, so claim once for each device.
 
-        Raises KernelError(EPERM) when it has another owner (follows iommu_device_claim_dma_owner, 7.3).
+        Raises KernelError: EPERM when it has another owner, EBUSY when it has none and yet a domain is attached
+        (follows iommu_device_claim_dma_owner, 7.3).
         """
-        raise NotImplementedError
+        with self.system.lock:
+            if self._claims and self.owner is not owner:
+                raise refuse(EPERM, "the group's DMA belongs to somebody else", "device", self._names())
+            if not self._claims and any(requester.domains for requester in self.requesters):
+                raise refuse(EBUSY, "the group is attached without an owner", "device", self._names())
+            self.owner = owner
+            self._claims += 1
 
     def release(self, owner: object) -> None:
         """Undo one claim. Ignored when `owner` is not the owner."""
-        raise NotImplementedError
+        with self.system.lock:
+            if self._claims and self.owner is owner:
+                self._claims -= 1
+                if not self._claims:
+                    self.owner = None
+
+    def _names(self) -> str:
+        return f"group {self.id} ({', '.join(requester.name for requester in self.requesters)})"
