@@ -84,5 +84,5 @@ def _show_differences(console: Console, verdict: Verdict) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except EnvironmentRefusal as refusal:
-        sys.exit(f"tools.kernel: {refusal}")
+    except (EnvironmentRefusal, OSError) as error:
+        sys.exit(f"tools.kernel: {error}")

@@ -32,8 +32,13 @@ def exclusive(name: str) -> Iterator[None]:
 
 @contextmanager
 def published(target: Path) -> Iterator[Path]:
-    """Yield an empty directory that becomes `target` when the block ends well, and vanishes when it does not."""
+    """Yield an empty directory that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Only under a lock (`exclusive`): what a killed run left behind is removed.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(leftover)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     work.chmod(0o755)
     try:
