@@ -1,0 +1,205 @@
+"""Real descriptors for a host's files in this process, and a host's own references to the program's descriptors.
+
+A descriptor is one end of a socket pair. That makes it work with select, poll, epoll and asyncio, be inherited,
+duplicated and closed like any other; which file stands behind it is known by the socket's inode, so duplicates
+are recognised. When the last duplicate goes the kernel hangs up our end: that is the last close.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import threading
+from errno import EBADF, EBADFD, EINVAL, EMFILE, ENFILE
+from typing import TYPE_CHECKING
+
+from ioas.errors import refuse
+from ioas.host.seam import PAGE_SHIFT, Pin
+
+if TYPE_CHECKING:
+    from ioas.host.local_memory import LocalMemory
+    from ioas.host.seam import Caller, File
+
+_EVENTFD_LINK = "anon_inode:[eventfd]"
+_F_GET_SEALS = 1034  # only memory files have seals: shmem and hugetlbfs
+_fcntl = ctypes.CDLL(None, use_errno=True).fcntl
+
+
+class _Installed:
+    """A file of the host with descriptors in this process."""
+
+    __slots__ = ("file", "inode", "owned", "peer")
+
+    def __init__(self, file: File, inode: int, peer: int) -> None:
+        self.file = file
+        self.inode = inode
+        self.peer = peer
+        self.owned = False
+
+
+class LocalFiles:
+    """The descriptors that one caller has for a host's files. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_inode: dict[int, _Installed] = {}
+        self._by_peer: dict[int, _Installed] = {}
+        self._hangups = select.epoll()
+        self.loose = 0
+        """How many files have descriptors that may be closed without a word to us: then `sweep` before a call."""
+
+    def install(self, caller: Caller, file: File, cloexec: bool) -> int:
+        """A new descriptor for `file`. Raises KernelError(EMFILE, ENFILE)."""
+        self.sweep()
+        try:
+            peer, end = (one.detach() for one in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        except OSError as error:
+            number = error.errno if error.errno in (EMFILE, ENFILE) else EMFILE
+            raise refuse(number, "the process has no free file descriptor", "limit", "RLIMIT_NOFILE") from error
+        if file.poll(caller) & select.POLLIN:
+            os.write(peer, b"\0")  # never taken out: readable for ever, as files without a poll operation are
+        os.set_inheritable(end, not cloexec)
+        installed = _Installed(file, os.fstat(end).st_ino, peer)
+        with self._lock:
+            self._by_inode[installed.inode] = self._by_peer[peer] = installed
+            self.loose += 1
+        self._hangups.register(peer, 0)
+        return end
+
+    def find(self, fd: int) -> File:
+        """The file behind `fd`. Raises KernelError: EBADF, EBADFD."""
+        self.sweep()
+        inode = _inode(fd)
+        installed = self._by_inode.get(inode)
+        if installed is None:
+            raise refuse(EBADFD, "the descriptor is no file of this machine", "file", f"fd {fd}")
+        return installed.file
+
+    def adopt(self, fd: int) -> None:
+        """Promise that `fd` will be closed by `close`, which spares the calls in between a sweep."""
+        installed = self._by_inode[_inode(fd)]
+        with self._lock:
+            self.loose -= not installed.owned
+            installed.owned = True
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor, and its file at once when there is no duplicate. Raises KernelError(EBADF)."""
+        installed = self._by_inode.get(_inode(fd))
+        os.close(fd)
+        with self._lock:
+            if installed is not None and installed.owned:
+                installed.owned = False
+                self.loose += 1
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Close the files whose last descriptor has gone."""
+        if not self.loose:
+            return
+        for peer, _ in self._hangups.poll(0):
+            self._close(peer)
+
+    def close_all(self) -> None:
+        """Close every file, whatever descriptors there still are, and our own descriptors."""
+        for peer in list(self._by_peer):
+            self._close(peer)
+        self._hangups.close()
+
+    def __len__(self) -> int:
+        return len(self._by_peer)
+
+    def _close(self, peer: int) -> None:
+        with self._lock:
+            installed = self._by_peer.pop(peer, None)
+            if installed is None:
+                return
+            del self._by_inode[installed.inode]
+            self.loose -= not installed.owned
+        self._hangups.unregister(peer)
+        os.close(peer)
+        installed.file.close()
+
+
+class LocalMemoryFile:
+    """A file of this process, for IOMMU_IOAS_MAP_FILE (implements `ioas.host.MemoryFile`)."""
+
+    def __init__(self, memory: LocalMemory, fd: int) -> None:
+        """Raises KernelError(EBADF)."""
+        self._fd = -1
+        self._memory = memory
+        self._fd = _duplicate(fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file now."""
+        return os.fstat(self._fd).st_size
+
+    def pin(self, start: int, count: int, write: bool) -> Pin:
+        """Pin `count` pages from byte `start`.
+
+        Raises KernelError(EINVAL) for a file that is no memory file and beyond its end (follows
+        memfd_pin_folios, mm/gup.c, 7.3).
+        """
+        if _fcntl(self._fd, _F_GET_SEALS) < 0:
+            raise refuse(
+                EINVAL, "only pages of a memfd can be pinned", "file", os.readlink(f"/proc/self/fd/{self._fd}")
+            )
+        pages = -(-self.size >> PAGE_SHIFT)
+        if (start >> PAGE_SHIFT) + count > pages:
+            raise refuse(EINVAL, f"the file has {self.size} bytes", "address", start)
+        return self._memory.pin_file(self._fd, start, count)
+
+
+class LocalEventFd:
+    """A host's own reference to an eventfd (implements `ioas.host.EventFd`)."""
+
+    def __init__(self, fd: int) -> None:
+        """Raises KernelError: EBADF; EINVAL when `fd` is no eventfd."""
+        self._fd = _duplicate(fd)
+        if os.readlink(f"/proc/self/fd/{self._fd}") != _EVENTFD_LINK:
+            os.close(self._fd)
+            raise refuse(EINVAL, "the descriptor is no eventfd", "file", f"fd {fd}")
+        self._lock = threading.Lock()  # a closed descriptor's number may be somebody else's at once
+        self._room = select.poll()
+        self._room.register(self._fd, select.POLLOUT)
+
+    def signal(self, count: int = 1) -> None:
+        """Add `count`; a counter that is full stays so, as with eventfd_signal."""
+        with self._lock:
+            if self._fd >= 0 and self._room.poll(0):
+                os.eventfd_write(self._fd, count)
+
+    def fileno(self) -> int:
+        """The reference's own descriptor."""
+        return self._fd
+
+    def close(self) -> None:
+        """Drop the reference. Idempotent."""
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
+
+
+def _duplicate(fd: int) -> int:
+    try:
+        return os.dup(fd)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno != EBADF:
+            raise refuse(EMFILE, "the process has no free file descriptor", "limit", "RLIMIT_NOFILE") from error
+        raise refuse(EBADF, "no such file descriptor", "file", f"fd {fd}") from error
+
+
+def _inode(fd: int) -> int:
+    """The inode behind `fd` if it is a socket, else -1. Raises KernelError(EBADF)."""
+    try:
+        status = os.fstat(fd)
+    except (OSError, OverflowError) as error:
+        raise refuse(EBADF, "no such file descriptor", "file", f"fd {fd}") from error
+    return status.st_ino if status.st_mode & 0o170000 == 0o140000 else -1

@@ -1,0 +1,268 @@
+"""Ways to bytes that stay: how pinned memory of this process is reached, whatever the program does to its mappings.
+
+A `Windows` is memory with an identity (a `Backing`): one shared file, or this process's private memory. Each
+`Window` is a stretch of it that is reachable for as long as somebody counts on it, through one of three kinds of
+access: a buffer that is kept alive, an address (through /proc/self/mem, for which a bad address is an error and
+not a crash), or a file. Files are never reached through a mapping of them: one that another program truncates
+would end this process with SIGBUS.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from errno import EFAULT
+from operator import attrgetter
+from typing import TYPE_CHECKING, Protocol
+
+from ioas.errors import refuse
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mremap.restype = ctypes.c_void_p
+_libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MREMAP_MAYMOVE = 1
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+class ProcessMemory:
+    """/proc/self/mem, shared by everything that reaches memory by address."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self.fd = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close it; addresses lead nowhere from then on (EFAULT). Idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Access(Protocol):
+    """Bytes from 0 up, however they are reached. Raises KernelError(EFAULT) for those that are gone."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes."""
+        ...
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """All of `data`."""
+        ...
+
+    def close(self) -> None:
+        """Nobody needs it any more. Called once; cannot fail."""
+        ...
+
+
+class BufferAccess:
+    """A buffer of this process, which stays alive with this object."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Access.read`."""
+        return bytes(self._view[offset : offset + length])
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """See `Access.write`."""
+        self._view[offset : offset + len(memoryview(data))] = data
+
+    def close(self) -> None:
+        """See `Access.close`."""
+        with suppress(BufferError):  # somebody has a slice of it: then the last slice lets go
+            self._view.release()
+
+
+class AddressAccess:
+    """Memory at an address of this process; `keep` is called when it is no longer needed."""
+
+    def __init__(self, memory: ProcessMemory, address: int, keep: Callable[[], None] | None = None) -> None:
+        self._memory = memory
+        self._address = address
+        self._keep = keep
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Access.read`."""
+        try:
+            data = os.pread(self._memory.fd, length, self._address + offset)
+        except (OSError, OverflowError):
+            data = b""
+        if len(data) != length:
+            raise refuse(EFAULT, "no memory is mapped there", "address", self._address + offset + len(data))
+        return data
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """See `Access.write`."""
+        try:
+            written = os.pwrite(self._memory.fd, data, self._address + offset)
+        except (OSError, OverflowError):
+            written = 0
+        if written != len(memoryview(data)):
+            raise refuse(EFAULT, "no writable memory is mapped there", "address", self._address + offset + written)
+
+    def close(self) -> None:
+        """See `Access.close`."""
+        if self._keep is not None:
+            self._keep()
+
+
+class FileAccess:
+    """A file from byte `base`, by a descriptor that is closed with this object."""
+
+    def __init__(self, fd: int, base: int) -> None:
+        self._fd = fd
+        self._base = base
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Access.read`."""
+        data = os.pread(self._fd, length, self._base + offset)
+        if len(data) != length:
+            raise refuse(EFAULT, "the file has become shorter", "address", self._base + offset + len(data))
+        return data
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """See `Access.write`."""
+        at = self._base + offset
+        if at + len(memoryview(data)) > os.fstat(self._fd).st_size:  # pwrite would make the file grow
+            raise refuse(EFAULT, "the file has become shorter", "address", at)
+        try:
+            os.pwrite(self._fd, data, at)
+        except OSError as error:
+            raise refuse(EFAULT, f"the file cannot be written: {error.strerror}", "address", at) from error
+
+    def close(self) -> None:
+        """See `Access.close`."""
+        os.close(self._fd)
+
+
+class Window:
+    """Bytes `start` to `end` (exclusive) of a backing, reachable while `take` and `drop` balance above zero."""
+
+    __slots__ = ("_users", "access", "end", "start", "where")
+
+    def __init__(self, where: Windows, start: int, end: int, access: Access) -> None:
+        """Begins with one user. `access` counts its bytes from `start`."""
+        self.where = where
+        self.start = start
+        self.end = end
+        self.access = access
+        self._users = 1
+
+    def take(self) -> bool:
+        """Count one more user; False when the window is closed already."""
+        with self.where.lock:
+            if self._users == 0:
+                return False
+            self._users += 1
+            return True
+
+    def drop(self) -> None:
+        """Count one user less; the last closes it."""
+        with self.where.lock:
+            self._users -= 1
+            if self._users:
+                return
+            self.where.remove(self)
+        self.access.close()
+
+
+class Windows:
+    """A backing made of windows, sorted by where they begin; `beyond` reaches what no window covers."""
+
+    def __init__(self, key: Hashable, beyond: Access | None = None) -> None:
+        self.key = key
+        self.lock = threading.Lock()
+        self._beyond = beyond
+        self._windows: list[Window] = []
+        self._longest = 0
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def add(self, start: int, end: int, access: Access) -> Window:
+        """A new window with one user."""
+        window = Window(self, start, end, access)
+        with self.lock:
+            self._windows.insert(bisect_right(self._windows, start, key=_start), window)
+            self._longest = max(self._longest, end - start)
+        return window
+
+    def remove(self, window: Window) -> None:
+        """Forget a window; `lock` is held."""
+        self._windows.remove(window)
+
+    def taken(self, start: int, end: int) -> Window | None:
+        """The window that covers `start` to `end` (exclusive), with one more user."""
+        window = self._at(start)
+        return window if window is not None and end <= window.end and window.take() else None
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read `length` bytes, across windows. Raises KernelError(EFAULT)."""
+        window = self._at(offset)
+        if window is not None and offset + length <= window.end:
+            return window.access.read(offset - window.start, length)
+        access, base, room = self._piece(window, offset, length)
+        head = access.read(offset - base, room)
+        return head + self.read(offset + room, length - room) if room < length else head
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write `data`, across windows. Raises KernelError(EFAULT)."""
+        window = self._at(offset)
+        view = memoryview(data).cast("B")
+        if window is not None and offset + len(view) <= window.end:
+            window.access.write(offset - window.start, view)
+            return
+        access, base, room = self._piece(window, offset, len(view))
+        access.write(offset - base, view[:room])
+        if room < len(view):
+            self.write(offset + room, view[room:])
+
+    def _at(self, offset: int) -> Window | None:
+        """The window that contains `offset`: of several the one that begins last."""
+        windows = self._windows
+        for index in range(bisect_right(windows, offset, key=_start) - 1, -1, -1):
+            window = windows[index]
+            if offset < window.end:
+                return window
+            if window.start + self._longest <= offset:
+                break
+        return None
+
+    def _piece(self, window: Window | None, offset: int, length: int) -> tuple[Access, int, int]:
+        """What reaches `offset`, where it counts from, and how many of `length` bytes it reaches."""
+        if window is not None:
+            return window.access, window.start, min(length, window.end - offset)
+        if self._beyond is None:
+            raise refuse(EFAULT, "the memory is no longer held", "address", offset)
+        windows = self._windows
+        after = bisect_right(windows, offset, key=_start)
+        return self._beyond, 0, min(length, windows[after].start - offset) if after < len(windows) else length
+
+
+def duplicate_shared(address: int, length: int) -> int:
+    """Map the pages of a shared mapping a second time, so that they outlive the first; its address.
+
+    Raises OSError. `address` is page-aligned, in one area; the copy has the same permissions.
+    """
+    found = _libc.mremap(address, 0, length, _MREMAP_MAYMOVE)  # an old size of 0 duplicates (mremap(2))
+    if found is None or found == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(found)
+
+
+def unmap(address: int, length: int) -> None:
+    """munmap(2), of a mapping that `duplicate_shared` made."""
+    _libc.munmap(address, length)
+
+
+_start = attrgetter("start")
