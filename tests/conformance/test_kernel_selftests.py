@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
-from tools.kernel import conformance, expectations, selftests, source
 
 from ioas.errors import EnvironmentRefusal
+from tools.kernel import conformance, expectations, selftests, source
 
 SUITES = expectations.load()
 

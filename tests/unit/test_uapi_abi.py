@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.support import lanes
 
 from ioas.uapi import iommufd, iommufd_test, vfio
 from ioas.uapi.base import Struct, field_names, offset_of, size_of
+from tests.support import lanes
 
 
 @dataclass(frozen=True)

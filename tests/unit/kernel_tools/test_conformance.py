@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tools.kernel.conformance import Verdict
 from tools.kernel.expectations import Difference, Suite, load
 from tools.kernel.selftests import PROGRAMS
