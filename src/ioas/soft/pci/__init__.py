@@ -1,29 +1,45 @@
-"""PCI in software: configuration space, topology, ACS groups, sysfs, and the protocol that device models are written against."""
+"""PCI in software: configuration space, topology, ACS groups, sysfs, and the protocol of device models."""
 
 from ioas.soft.pci.address import Bdf
 from ioas.soft.pci.bars import Bar, BarKind, Rom
+from ioas.soft.pci.capabilities import Acs, Aer, Capability, Msi, Msix, Pcie, PowerManagement
 from ioas.soft.pci.config import Config
-from ioas.soft.pci.function import Dma, Function, ResetMethod
+from ioas.soft.pci.dma import Dma
+from ioas.soft.pci.function import Function, Incident
 from ioas.soft.pci.interrupts import InterruptKind, Interrupts
 from ioas.soft.pci.nodes import CharDevice, Directory, Link, Node, Text, Tree
-from ioas.soft.pci.sysfs import VfioDevice, build_sysfs
+from ioas.soft.pci.options import Option, OptionValue
+from ioas.soft.pci.registers import Register
+from ioas.soft.pci.resets import ResetMethod
+from ioas.soft.pci.sysfs import VfioNode, build_sysfs
 from ioas.soft.pci.timers import ManualTimers, Timer, Timers
 from ioas.soft.pci.topology import Topology
 
 __all__ = [
+    "Acs",
+    "Aer",
     "Bar",
     "BarKind",
     "Bdf",
+    "Capability",
     "CharDevice",
     "Config",
     "Directory",
     "Dma",
     "Function",
+    "Incident",
     "InterruptKind",
     "Interrupts",
     "Link",
     "ManualTimers",
+    "Msi",
+    "Msix",
     "Node",
+    "Option",
+    "OptionValue",
+    "Pcie",
+    "PowerManagement",
+    "Register",
     "ResetMethod",
     "Rom",
     "Text",
@@ -31,6 +47,6 @@ __all__ = [
     "Timers",
     "Topology",
     "Tree",
-    "VfioDevice",
+    "VfioNode",
     "build_sysfs",
 ]

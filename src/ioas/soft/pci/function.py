@@ -1,37 +1,58 @@
 """A PCI function: what a device model is written against, and what soft.vfio drives.
 
-A model is a class: identity, capabilities and BARs declared at its top, registers as typed fields, `reset`. The machine
-(`Topology.plug`) gives it an address, a requester behind an IOMMU and a timer.
+A model is a class: identity, capabilities, BARs and options declared at its top, registers as typed fields, `reset`.
+The machine (`Topology.plug`) gives it an address, a requester behind an IOMMU, and time. `ioas.devices.edu` is the
+example to read.
+
+One lock per function (`lock`) is held whenever code of the model runs, in whatever thread: register accesses, timer
+callbacks, resets. A model needs no locks of its own, and must not wait in its code.
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
-from ioas.soft.pci.address import Bdf
-from ioas.soft.pci.bars import Bar, Rom
-from ioas.soft.pci.config import Config
+from ioas.errors import UsageError
+from ioas.soft.pci import header
+from ioas.soft.pci.bars import ROM_INDEX, Bar, Rom
+from ioas.soft.pci.capabilities import Capability, Pcie, base as capability_list
+from ioas.soft.pci.config import CONFIG_SIZE, CONVENTIONAL_SIZE, Config
+from ioas.soft.pci.declaration import Declaration, declaration_of
+from ioas.soft.pci.dma import Dma
 from ioas.soft.pci.interrupts import Interrupts
+from ioas.soft.pci.options import AnyOption, OptionValue, option_values
+from ioas.soft.pci.resets import ResetMethod, carry_out, methods_of, power_state
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ioas.soft.iommu import Requester
-    from ioas.soft.pci.timers import Timer
+    from ioas.soft.pci.address import Bdf
+    from ioas.soft.pci.timers import Timer, Timers
+    from ioas.soft.pci.topology import Bus
 
-ResetMethod = Literal["flr", "pm", "bus"]
+C = TypeVar("C", bound=Capability)
+INCIDENTS_KEPT = 256
 
 
-class Dma:
-    """A function's way to memory: through its requester's translation, as long as bus mastering is on."""
+class Incident(NamedTuple):
+    """Something a function did, or was asked, that went nowhere: `what` is a sentence; `time` is time.monotonic()."""
 
-    def read(self, iova: int, length: int, pasid: int | None = None) -> bytes | None:
-        """`length` bytes from `iova`, or None when the transfer was stopped (and recorded as a fault)."""
-        raise NotImplementedError
+    function: str
+    what: str
+    time: float
 
-    def write(self, iova: int, data: bytes, pasid: int | None = None) -> bool:
-        """Write all of `data` at `iova`; False when the transfer was stopped (and recorded as a fault)."""
-        raise NotImplementedError
+
+class Place(NamedTuple):
+    """What the machine gives a function when it is plugged in."""
+
+    bdf: Bdf
+    bus: Bus
+    timers: Timers
 
 
 class Function:
@@ -44,69 +65,291 @@ class Function:
     revision_id: ClassVar[int] = 0
     class_code: ClassVar[int] = 0
     """24 bits: base class, subclass, programming interface."""
+    subsystem_vendor_id: ClassVar[int] = 0
+    subsystem_id: ClassVar[int] = 0
+    interrupt_pin: ClassVar[int] = 0
+    """1 to 4 for INTA to INTD; 0: no INTx."""
+    capabilities: ClassVar[tuple[Capability, ...]] = ()
+    rom: ClassVar[Rom | None] = None
 
-    bdf: Bdf
-    """The address; set by Topology.plug. str(function.bdf) is "0000:01:00.0"."""
-    requester: Requester
-    """Who this function is to its IOMMU; set by Topology.plug."""
-    config: Config
-    bars: Sequence[Bar | None]
-    """Six entries; None where there is no BAR (and for the upper half of a mem64 one)."""
-    rom: Rom | None
-    interrupts: Interrupts
-    dma: Dma
-    lock: threading.RLock
-    """Held whenever code of the model runs (register access, timer callbacks, reset). Nothing may take a host's object
-    lock while holding it."""
+    _declared: ClassVar[Declaration] = Declaration()
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        cls._declared = declaration_of(cls)
+
+    def __init__(self, /, **options: OptionValue) -> None:
+        """Raises UsageError naming the model, the option and what is allowed."""
+        self.lock = threading.RLock()
+        self.option_values = option_values(self.model or type(self).__name__, self._declared.options, options)
+        self.register_values = {each.name: each.initial for each in self._declared.registers}
+        self.incidents: deque[Incident] = deque(maxlen=INCIDENTS_KEPT)
+        self.on_incident: list[Callable[[Incident], None]] = []
+        self.config = Config(CONFIG_SIZE if self._is_express() else CONVENTIONAL_SIZE, self.lock)
+        self.dma = Dma(self)
+        self._place: Place | None = None
+        self._requester: Requester | None = None
+        self._timers: list[ModelTimer] = []
+        self._fill_header()
+        self._capabilities = capability_list.link(self, self.capabilities)
+        self.interrupts = Interrupts(self)
+
+    @classmethod
+    def create(cls, options: Mapping[str, OptionValue]) -> Self:
+        """Build the model from --device's or a machine file's options; raises UsageError as `__init__` does."""
+        return cls(**options)
+
+    @classmethod
+    def options(cls) -> Mapping[str, AnyOption]:
+        """The options that the model declares, by name."""
+        return cls._declared.options
+
+    @classmethod
+    def _is_express(cls) -> bool:
+        return any(isinstance(each, Pcie) for each in cls.capabilities)
+
+    def _fill_header(self) -> None:
+        header.declare_common(
+            self.config, self.vendor_id, self.device_id, self.revision_id, self.class_code, self._header_kind
+        )
+        self._declare_specific_header()
+        if self.interrupt_pin:
+            self.config.declare(header.INTERRUPT_PIN, 1, self.interrupt_pin)
+        if self.capabilities:
+            self.config.declare(header.CAPABILITIES, 1, 0x40 if any(not c.extended for c in self.capabilities) else 0)
+            self.config.declare(header.STATUS, 2, header.STATUS_CAPABILITIES, clearable=header.STATUS_ERRORS)
+        for bar in [*self.bars, self.rom]:
+            if bar is not None:
+                bar.install(self.config)
+        self.config.watch(header.COMMAND, 2, lambda: self.interrupts.reconsider())
+
+    _header_kind: ClassVar[int] = 0
+
+    def _declare_specific_header(self) -> None:
+        header.declare_type0(self.config, self.subsystem_vendor_id, self.subsystem_id)
+
+    # What the machine and the drivers of the function use.
+
+    @property
+    def bars(self) -> Sequence[Bar | None]:
+        """Six entries; None where there is no BAR (and for the upper half of a mem64 one)."""
+        return self._declared.bars
+
+    def bar_address(self, index: int) -> int:
+        """The bus address of BAR `index` (6: the ROM) now. Raises ValueError when there is none."""
+        return self._bar(index).address(self.config)
+
+    def _bar(self, index: int) -> Bar:
+        bar = self.rom if index == ROM_INDEX else self.bars[index] if 0 <= index < ROM_INDEX else None
+        if bar is None:
+            raise ValueError(f"{self} has no BAR {index}")
+        return bar
+
+    def plug_in(self, place: Place) -> None:
+        """Give the function its place in a machine (for Topology). Raises UsageError when it has one."""
+        if self._place is not None:
+            raise UsageError(f"{self} is plugged in already")
+        self._place = place
+
+    @property
+    def place(self) -> Place:
+        """Where the function stands; raises UsageError before it is plugged in."""
+        if self._place is None:
+            raise UsageError(f"{self.model or type(self).__name__} is not plugged into a machine")
+        return self._place
+
+    @property
+    def bdf(self) -> Bdf:
+        """The address; str(function.bdf) is "0000:01:00.0"."""
+        return self.place.bdf
+
+    @property
+    def requester(self) -> Requester:
+        """Who this function is to its IOMMU; raises UsageError before the machine is settled."""
+        if self._requester is None:
+            raise UsageError(f"{self} stands in a machine that is not settled")
+        return self._requester
+
+    @requester.setter
+    def requester(self, requester: Requester) -> None:
+        self._requester = requester
+
+    def __str__(self) -> str:
+        name = self.model or type(self).__name__
+        return f"{name} {self._place.bdf}" if self._place is not None else name
+
+    def find(self, kind: type[C]) -> tuple[C, int] | None:
+        """The capability of class `kind` and its offset in configuration space; None when the function lacks it."""
+        found = self._capabilities.get(kind)
+        if found is None or not isinstance(found[0], kind):
+            return None
+        return found[0], found[1]
+
+    @property
+    def is_express(self) -> bool:
+        """Whether the function has a PCI Express capability (and so 4096 bytes of configuration space)."""
+        return self._is_express()
+
+    def _enabled(self, bit: int) -> bool:
+        return bool(self.config.get(header.COMMAND, 2) & bit) and power_state(self) == 0
+
+    @property
+    def memory_enabled(self) -> bool:
+        """Memory BARs answer: the command register's bit 1 is set and the function is in D0."""
+        return self._enabled(header.COMMAND_MEMORY)
+
+    @property
+    def io_enabled(self) -> bool:
+        """I/O BARs answer: the command register's bit 0 is set and the function is in D0."""
+        return self._enabled(header.COMMAND_IO)
+
+    @property
+    def master_enabled(self) -> bool:
+        """DMA and messages go out: the command register's bit 2 is set and the function is in D0."""
+        return self._enabled(header.COMMAND_MASTER)
 
     def bar_read(self, index: int, offset: int, length: int) -> bytes:
         """A memory or I/O read of 1, 2, 4 or 8 bytes at `offset` of BAR `index` (6: the ROM).
 
-        All ones when decoding is off (Command register, D3hot) or nothing answers.
+        All ones when decoding is off or nothing answers. Raises ValueError when there is no such BAR.
         """
-        raise NotImplementedError
+        bar = self._bar(index)
+        with self.lock:
+            if not self._decodes(bar, offset, length):
+                return b"\xff" * length
+            if (msix := self.interrupts.msix) is not None and msix.covers(index, offset):
+                return msix.read(index, offset, length)
+            if isinstance(bar, Rom):
+                return bar.contents[offset : offset + length]
+            answer = self.read_window(index, offset, length)
+        if answer is None:
+            self.record(f"a read of {length} bytes at {offset:#x} of BAR {index} found nothing that answers")
+            return b"\xff" * length
+        return answer
 
     def bar_write(self, index: int, offset: int, data: bytes) -> None:
-        """A memory or I/O write of 1, 2, 4 or 8 bytes; goes nowhere when decoding is off."""
-        raise NotImplementedError
+        """A memory or I/O write of 1, 2, 4 or 8 bytes; goes nowhere when decoding is off or nothing answers.
 
-    @property
-    def memory_enabled(self) -> bool:
-        """Command register bit 1 is set and the function is in D0: memory BARs answer."""
-        raise NotImplementedError
+        Raises ValueError when there is no such BAR.
+        """
+        bar = self._bar(index)
+        with self.lock:
+            if isinstance(bar, Rom) or not self._decodes(bar, offset, len(data)):
+                return
+            if (msix := self.interrupts.msix) is not None and msix.covers(index, offset):
+                msix.write(index, offset, data)
+            elif not self.write_window(index, offset, data):
+                self.record(f"a write of {len(data)} bytes at {offset:#x} of BAR {index} found nothing that answers")
 
-    @property
-    def io_enabled(self) -> bool:
-        """Command register bit 0 is set and the function is in D0: I/O BARs answer."""
-        raise NotImplementedError
+    def _decodes(self, bar: Bar, offset: int, length: int) -> bool:
+        on = self.io_enabled if bar.is_io else self.memory_enabled
+        if isinstance(bar, Rom):
+            on = on and bar.enabled(self.config)
+        if not on:
+            self.record(f"an access at {offset:#x} of BAR {bar.index} went nowhere: decoding is off")
+        return on and offset >= 0 and offset + length <= bar.size
 
     @property
     def reset_methods(self) -> Sequence[ResetMethod]:
-        """What the kernel would find, in its order: "flr", "pm", "bus"; empty when nothing resets this function alone."""
-        raise NotImplementedError
+        """What the kernel finds, in its order: "flr", "pm", "bus"; empty when nothing resets this function alone."""
+        return methods_of(self)
 
-    def reset_by(self, method: ResetMethod) -> None:
-        """Reset the function by one of `reset_methods`: configuration space (BARs kept as the kernel restores them are
-        *not* restored here) and the model's own `reset`. Raises ValueError for a method it does not have."""
-        raise NotImplementedError
+    def reset_by(self, method: ResetMethod | None = None) -> None:
+        """Reset the function by one of `reset_methods` (default: the first), and put configuration space back.
+
+        Follows pci_reset_function_locked (7.3): configuration is saved, decoding and mastering are turned off, the
+        function is reset, configuration is restored. Raises ValueError for a method that the function does not have.
+        """
+        carry_out(self, method)
+
+    def reinitialise(self) -> None:
+        """What a reset does inside of the function: configuration space, interrupts and the model as after power-on."""
+        with self.lock:
+            self.config.reset()
+            self.interrupts.reset()
+            self.reset()
+
+    def record(self, what: str) -> None:
+        """Note an incident: a sentence about something that went nowhere; kept, and told to `on_incident`."""
+        incident = Incident(str(self), what, time.monotonic())
+        self.incidents.append(incident)
+        for listener in self.on_incident:
+            listener(incident)
+
+    # What models use, and what they replace.
+
+    def read_window(self, bar: int, offset: int, length: int) -> bytes | None:
+        """What software reads from a BAR: here, from the declared registers; None when nothing answers."""
+        register = self._declared.map.get((bar, offset))
+        if register is None or not register.answers(offset, length):
+            return None
+        return register.read(self, offset, length)
+
+    def write_window(self, bar: int, offset: int, data: bytes) -> bool:
+        """What software writes to a BAR: here, to the declared registers; False when nothing answers."""
+        register = self._declared.map.get((bar, offset))
+        if register is None or not register.answers(offset, len(data)):
+            return False
+        register.write(self, offset, data)
+        return True
 
     def interrupt(self, vector: int = 0) -> None:
-        """For models: send message `vector` when MSI-X or MSI is on, else assert INTx."""
-        raise NotImplementedError
+        """Send message `vector` when MSI-X or MSI is on, else assert INTx until `deassert`."""
+        self.interrupts.raise_vector(vector)
 
     def deassert(self) -> None:
-        """For models: take the INTx level back."""
-        raise NotImplementedError
+        """Take the INTx level back."""
+        self.interrupts.drive(False)
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
-        """For models: run `action` once after `seconds`, with the function's lock held; cancellable."""
-        raise NotImplementedError
+        """Run `action` once after `seconds`, with the function's lock held, on the machine's timer thread.
+
+        Cancelling is exact for model code: after `cancel()` the action does not run.
+        """
+        with self.lock:
+            timer = ModelTimer(self, action)
+            self._timers.append(timer)
+            timer.start(self.place.timers, seconds)
+        return timer
 
     def reset(self) -> None:
-        """For models: put the device's own state back; the base class resets declared registers and cancels timers."""
-        raise NotImplementedError
+        """Put the device's own state back: here, registers take their reset values and timers are cancelled."""
+        self.register_values.update((each.name, each.initial) for each in self._declared.registers)
+        self.cancel_timers()
 
-    @classmethod
-    def create(cls, options: Mapping[str, str]) -> Function:
-        """Build the model from --device's option texts; raises UsageError naming model, option and those allowed."""
-        raise NotImplementedError
+    def cancel_timers(self) -> None:
+        """Cancel everything that `after` has under way."""
+        for timer in tuple(self._timers):
+            timer.cancel()
+
+
+class ModelTimer:
+    """A timer of a model: runs with the function's lock held, in which cancelling is exact."""
+
+    def __init__(self, function: Function, action: Callable[[], None]) -> None:
+        self._function = function
+        self._action = action
+        self._waiting: Timer | None = None
+
+    def start(self, timers: Timers, seconds: float) -> None:
+        """Let time run."""
+        self._waiting = timers.after(seconds, self._run)
+
+    @property
+    def pending(self) -> bool:
+        """Neither run nor cancelled yet."""
+        return self in self._function._timers
+
+    def cancel(self) -> None:
+        """Do not run it. Idempotent."""
+        with self._function.lock:
+            if self.pending:
+                self._function._timers.remove(self)
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _run(self) -> None:
+        with self._function.lock:
+            if self.pending:
+                self._function._timers.remove(self)
+                self._action()

@@ -1,0 +1,60 @@
+"""What a model's class declares, collected once when the class is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ioas.errors import UsageError
+from ioas.soft.pci.bars import Bar, Rom
+from ioas.soft.pci.options import AnyOption, Option
+from ioas.soft.pci.registers import Register
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """BARs by index, registers, the register (if any) for each BAR and offset, options by name."""
+
+    bars: Sequence[Bar | None] = (None,) * 6
+    registers: Sequence[Register] = ()
+    map: Mapping[tuple[int, int], Register] = field(default_factory=dict)
+    options: Mapping[str, AnyOption] = field(default_factory=dict)
+
+
+def declaration_of(model: type) -> Declaration:
+    """Collect what `model` and its base classes declare; raises UsageError where two BARs or registers overlap."""
+    attributes: dict[str, object] = {}
+    for each in reversed(model.__mro__):
+        attributes.update(vars(each))
+    registers = [each for each in attributes.values() if isinstance(each, Register)]
+    return Declaration(
+        bars=_place_bars(model, [each for each in attributes.values() if isinstance(each, Bar)]),
+        registers=registers,
+        map=_map_registers(model, registers),
+        options={name: each for name, each in attributes.items() if isinstance(each, Option)},
+    )
+
+
+def _place_bars(model: type, declared: Sequence[Bar]) -> Sequence[Bar | None]:
+    bars: list[Bar | None] = [None] * 6
+    taken: set[int] = set()
+    for bar in declared:
+        if isinstance(bar, Rom):
+            continue
+        slots = {bar.index, bar.index + 1} if bar.kind == "mem64" else {bar.index}
+        if taken & slots:
+            raise UsageError(f"{model.__name__}: BAR {bar.index} stands where another one does")
+        taken |= slots
+        bars[bar.index] = bar
+    return tuple(bars)
+
+
+def _map_registers(model: type, registers: Sequence[Register]) -> Mapping[tuple[int, int], Register]:
+    taken: dict[tuple[int, int], Register] = {}
+    starts: dict[tuple[int, int], Register] = {}
+    for register in registers:
+        for offset in range(register.offset, register.offset + register.width):
+            if (other := taken.setdefault((register.bar, offset), register)) is not register:
+                raise UsageError(f"{model.__name__}: registers {other.name} and {register.name} overlap")
+        starts.update(((register.bar, offset), register) for offset in register.starts())
+    return starts

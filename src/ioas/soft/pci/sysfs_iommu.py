@@ -1,0 +1,101 @@
+"""IOMMU groups and units in sysfs (formats: drivers/iommu/iommu.c, intel/iommu.c and amd/init.c, 7.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ioas.soft.pci.function import Function
+from ioas.soft.pci.nodes import Text, Tree
+from ioas.soft.pci.sysfs_function import path_of
+from ioas.soft.pci.topology import Topology
+
+if TYPE_CHECKING:
+    from ioas.soft.iommu import Unit
+
+_VTD_ADDRESS = 0xFED90000
+"""Where the registers of a machine's first VT-d unit lie on QEMU's q35."""
+
+
+def add_iommu(tree: Tree, topology: Topology) -> None:
+    """Add /sys/kernel/iommu_groups, /sys/class/iommu and the links between them and the functions."""
+    tree.directory("/sys/kernel/iommu_groups")
+    tree.directory("/sys/class/iommu")
+    unit = topology.unit
+    if unit is None:
+        return
+    functions = list(topology.everything())
+    _add_unit(tree, unit, functions)
+    for function in functions:
+        _add_membership(tree, function)
+
+
+def _add_membership(tree: Tree, function: Function) -> None:
+    group = function.requester.group
+    if group is None:
+        return
+    directory = f"/sys/kernel/iommu_groups/{group.id}"
+    if not group.requesters or group.requesters[0] is function.requester:
+        tree.add(f"{directory}/reserved_regions", Text(lambda: _reserved_regions(function)))
+        tree.add(f"{directory}/type", Text(b"DMA\n", 0o644))
+    tree.link(f"{directory}/devices/{function.bdf}", path_of(function))
+    tree.link(f"{path_of(function)}/iommu_group", directory)
+
+
+def _reserved_regions(function: Function) -> bytes:
+    """The regions of all members of the function's group, each once, by address."""
+    group = function.requester.group
+    regions = {
+        region
+        for requester in (group.requesters if group is not None else ())
+        if requester.unit is not None
+        for region in requester.unit.reserved_regions(requester)
+    }
+    return "".join(f"{start:#018x} {last:#018x} {kind}\n" for start, last, kind in sorted(regions)).encode()
+
+
+def _add_unit(tree: Tree, unit: Unit, functions: Sequence[Function]) -> None:
+    path = f"/sys/devices/virtual/iommu/{unit.name}"
+    for function in functions:
+        tree.link(f"{path}/devices/{function.bdf}", path_of(function))
+        tree.link(f"{path_of(function)}/iommu", path)
+    directory, attributes = _DESCRIPTIONS.get(unit.kind, _describe_nothing)(unit, functions)
+    for name, value in attributes.items():
+        tree.add(f"{path}/{directory}/{name}", Text(f"{value}\n".encode()))
+    tree.link(f"{path}/subsystem", "/sys/class/iommu")
+    tree.add(f"{path}/uevent", Text(b"", 0o644))
+    tree.link(f"/sys/class/iommu/{unit.name}", path)
+
+
+Description = tuple[str, Mapping[str, str]]
+
+
+def _describe_vtd(unit: Unit, functions: Sequence[Function]) -> Description:
+    """Capability registers as IOMMU_GET_HW_INFO tells them: struct iommu_hw_info_vtd, two u64 from byte 8."""
+    info = unit.hw_info(functions[0].requester, 0)[1]
+    capability, extended = (int.from_bytes(info[start : start + 8], "little") for start in (8, 16))
+    return "intel-iommu", {
+        "version": "1:0",
+        "address": f"{_VTD_ADDRESS:x}",
+        "cap": f"{capability:x}",
+        "ecap": f"{extended:x}",
+        # VT-d 10.4.2: 2**(4 + 2 * ND) domains, ND in the capability register's lowest bits.
+        "domains_supported": str(1 << 4 + 2 * (capability & 7)),
+        "domains_used": str(len({id(function.requester.group) for function in functions})),
+    }
+
+
+def _describe_amd(unit: Unit, functions: Sequence[Function]) -> Description:
+    """Extended features as IOMMU_GET_HW_INFO tells them: struct iommu_hw_info_amd, a u64 from byte 0."""
+    info = unit.hw_info(functions[0].requester, 0)[1]
+    return "amd-iommu", {"cap": "0", "features": f"{int.from_bytes(info[:8], 'little'):x}"}
+
+
+def _describe_nothing(unit: Unit, functions: Sequence[Function]) -> Description:
+    return "", {}
+
+
+_DESCRIPTIONS: Mapping[str, Callable[[Unit, Sequence[Function]], Description]] = {
+    "vtd": _describe_vtd,
+    "amd": _describe_amd,
+}
