@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-IOAS_RUN = (sys.executable, "-c", "import sys; from ioas.cli import main; sys.exit(main())", "run", "--")
+IOAS_RUN = (sys.executable, "-m", "ioas", "run", "--")
 HERE = Path(__file__).parent
 
 

@@ -18,7 +18,7 @@ from tools.kernel.tap import Outcome, Report, parse
 
 LIMIT_SECONDS = 1200
 HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
-IOAS = (sys.executable, "-c", "import sys; from ioas.cli import main; sys.exit(main())")
+IOAS = (sys.executable, "-m", "ioas")
 
 
 @dataclass(frozen=True)
