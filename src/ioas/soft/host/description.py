@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ioas.errors import UsageError
 from ioas.soft.iommu.system import Isolation
-from ioas.soft.pci import Bdf
+from ioas.soft.pci import Bdf, OptionValue
 
 UnitKind = Literal["vt-d", "amd"]
 """The kinds of IOMMU that a machine file can ask for."""
@@ -23,8 +23,8 @@ class DeviceDescription:
 
     model: str
     address: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    """By name, as text; the model knows their types."""
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    """By name; text from the command line, TOML's types from a machine file. The model checks them."""
     origin: str = "--device"
     """Where it was written, for messages: "--device edu,x=1" or "lab.toml:12"."""
 
@@ -63,7 +63,7 @@ def parse_device(text: str) -> DeviceDescription:
     model, *items = text.split(",")
     if not model:
         raise UsageError(f"{origin}: the model is missing; write MODEL[,addr=BDF][,option=value]")
-    options: dict[str, str] = {}
+    options: dict[str, OptionValue] = {}
     for item in items:
         name, separator, value = item.partition("=")
         if not name or not separator:
@@ -73,7 +73,7 @@ def parse_device(text: str) -> DeviceDescription:
         options[name] = value
     address = options.pop("addr", None)
     try:
-        where = None if address is None else str(Bdf.parse(address))
+        where = None if address is None else str(Bdf.parse(str(address)))
     except UsageError as error:
         raise UsageError(f"{origin}: {error}") from None
     return DeviceDescription(model, where, options, origin)

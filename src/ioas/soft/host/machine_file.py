@@ -38,7 +38,7 @@ from ioas.soft.host.description import (
     check_isolation,
 )
 from ioas.soft.iommu.system import Isolation
-from ioas.soft.pci import Bdf
+from ioas.soft.pci import Bdf, OptionValue
 
 _Path = tuple[str | int, ...]
 """Where a value stands in the document: ("device", 1, "model")."""
@@ -134,14 +134,14 @@ class _Reader:
         except UsageError as error:
             self.refuse(path, f"is wrong: {error}")
 
-    def options(self, path: _Path, value: object) -> dict[str, str]:
+    def options(self, path: _Path, value: object) -> dict[str, OptionValue]:
         if not isinstance(value, dict):
             self.refuse(path, f"is a table of the model's options, not {value!r}")
-        options: dict[str, str] = {}
+        options: dict[str, OptionValue] = {}
         for key, option in value.items():
             if not isinstance(option, (str, int, float)):
                 self.refuse((*path, key), "is text, a number or true/false")
-            options[key] = str(option).lower() if isinstance(option, bool) else str(option)
+            options[key] = option
         return options
 
     def table(self, path: _Path, value: object, known: Sequence[str]) -> Mapping[str, object]:

@@ -7,14 +7,30 @@ stands behind them. Nothing of the real machine is touched; closing it leaves no
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from errno import ENODEV, ENOENT
+from functools import partial
+from typing import NamedTuple
 
+from ioas.errors import UsageError, refuse
 from ioas.host import Caller, Capability, File
+from ioas.soft.host.assembly import Assembly, assemble
+from ioas.soft.host.capabilities import parse_capabilities
+from ioas.soft.host.description import MachineDescription, check_isolation, parse_device
+from ioas.soft.host.files import OpenFiles
+from ioas.soft.host.machine_file import load_machine
+from ioas.soft.iommu import System
+from ioas.soft.pci import CharDevice, Function, Tree, VfioNode, build_sysfs
+from ioas.soft.vfio import VfioDevice, Watcher
 
-if TYPE_CHECKING:
-    from ioas.soft.iommu import System
-    from ioas.soft.pci import Function, Tree
+IOMMU_NUMBER = (10, 125)
+"""/dev/iommu is a misc device with a dynamic minor."""
+CONTAINER_NUMBER = (10, 196)
+"""/dev/vfio/vfio: a misc device with a minor of its own (VFIO_MINOR)."""
+CDEV_MAJOR = 511
+"""/dev/vfio/devices/*: "vfio-dev", the first of the dynamic majors above 255; the minor is the device's index."""
+
+_DEFAULT_DEVICES = ("edu",)
 
 
 class Node(NamedTuple):
@@ -22,17 +38,22 @@ class Node(NamedTuple):
 
     major: int
     minor: int
-    mode: int
-    """Permission bits, such as 0o666 (without S_IFCHR)."""
+    mode: int = 0o666
+    """Permission bits (without S_IFCHR): everybody may, as if udev had been told so."""
 
 
 class SoftHost:
-    """A software machine (implements `ioas.host.Host`)."""
+    """A software machine (implements `ioas.host.Host`).
+
+    Example: ``SoftHost(["edu,addr=0000:05:00.0"])`` has /dev/iommu, and an edu as /dev/vfio/devices/vfio0.
+    """
 
     system: System
     """Units, groups, memory and accounting of the machine."""
     functions: Mapping[str, Function]
     """PCI functions by BDF, such as "0000:01:00.0"; endpoints that a program can open, not root ports."""
+    devices: Mapping[str, VfioDevice]
+    """The same functions under vfio-pci, by BDF."""
     tree: Tree
     """Sysfs as programs see it, from "/sys" down, and /dev."""
     nodes: Mapping[str, Node]
@@ -52,7 +73,7 @@ class SoftHost:
         strict: bool = False,
         isolation: str | None = None,
     ) -> None:
-        """Put a machine together and start its devices.
+        """Put a machine together.
 
         `devices` are descriptions as `--device` takes them ("edu", "edu,addr=0000:05:00.0,dma_mask=0xffffffff");
         they stand beside those of the `machine` file (TOML, see `ioas.soft.host.machine_file`). Without either
@@ -63,22 +84,96 @@ class SoftHost:
         Raises UsageError: unknown model, option, capability or isolation, or a busy BDF; MachineError (a
         UsageError) with file and line for a wrong machine file.
         """
-        raise NotImplementedError
+        description = _describe(devices, machine)
+        self.grants = parse_capabilities(capabilities)
+        self.strict = strict
+        policy = description.isolation if isolation is None else check_isolation(isolation)
+        self.system = System(policy)
+        self._files = OpenFiles()
+        self._watcher = Watcher()
+        self._test = iommufd_test
+        self._assembly: Assembly = assemble(self.system, description)
+        self.functions = self._assembly.topology.functions
+        self.devices = self._bind_all()
+        self._openers: dict[str, tuple[Node, Callable[[int], File]]] = self._make_nodes()
+        self.nodes = {path: node for path, (node, _) in self._openers.items()}
+        self.tree = self._make_tree()
+        self._closed = False
 
     def open(self, caller: Caller, path: str, flags: int) -> File:
-        """Open a device node (see `Host.open`). Raises KernelError(ENOENT) for a path that is not in `nodes`."""
-        raise NotImplementedError
+        """Open a device node (see `Host.open`).
+
+        Raises KernelError: ENOENT for a path that is not in `nodes`, ENODEV on a closed machine.
+        """
+        found = self._openers.get(path)
+        if found is None:
+            raise refuse(ENOENT, "this machine has no such device node", "file", path)
+        with self.system.lock:
+            if self._closed:
+                raise refuse(ENODEV, "the machine has been closed", "file", path)
+            return found[1](flags)
 
     def close(self) -> None:
         """Close every file still open, stop the devices' threads, release everything. Idempotent."""
-        raise NotImplementedError
+        with self.system.lock:
+            self._closed = True
+        self._files.close_all()
+        self._watcher.close()
+        self._assembly.topology.close()
 
     def leaks(self) -> dict[str, int]:
-        """What is held now, by kind ("files", "frames", "pins", "eventfds", "threads"); empty when nothing is."""
-        raise NotImplementedError
+        """What is held now, by kind; empty when nothing is.
+
+        "files": open files; "frames": frames of physical memory; "eventfds": those being waited on.
+        """
+        counts = {
+            "files": len(self._files),
+            "frames": self.system.memory.held_frames,
+            "eventfds": self._watcher.count + sum(device.irqs.held_eventfds for device in self.devices.values()),
+        }
+        return {kind: count for kind, count in counts.items() if count}
 
     def __enter__(self) -> SoftHost:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _bind_all(self) -> dict[str, VfioDevice]:
+        """Every endpoint under vfio-pci, with those on its bus."""
+        devices = {
+            address: VfioDevice(self.system, function, index, (CDEV_MAJOR, index), self._watcher)
+            for index, (address, function) in enumerate(self.functions.items())
+        }
+        for device in devices.values():
+            bus = device.function.place.bus
+            device.siblings = [other for other in devices.values() if other.function.place.bus is bus]
+        return devices
+
+    def _make_nodes(self) -> dict[str, tuple[Node, Callable[[int], File]]]:
+        nodes: dict[str, tuple[Node, Callable[[int], File]]] = {
+            "/dev/iommu": (Node(*IOMMU_NUMBER), lambda flags: self._open_iommufd(IOMMU_NUMBER, vfio=False)),
+            "/dev/vfio/vfio": (Node(*CONTAINER_NUMBER), lambda flags: self._open_iommufd(CONTAINER_NUMBER, vfio=True)),
+        }
+        for device in self.devices.values():
+            nodes[f"/dev/vfio/devices/vfio{device.index}"] = (Node(*device.number), partial(self._files.cdev, device))
+        return nodes
+
+    def _open_iommufd(self, number: tuple[int, int], *, vfio: bool) -> File:
+        return self._files.context(self.system, number, test=self._test, vfio=vfio)
+
+    def _make_tree(self) -> Tree:
+        vfio = {address: VfioNode(f"vfio{device.index}", *device.number) for address, device in self.devices.items()}
+        tree = build_sysfs(self._assembly.topology, vfio, {})
+        for path, node in self.nodes.items():
+            tree.add(path, CharDevice(*node))
+        return tree
+
+
+def _describe(devices: Sequence[str] | None, machine: str | os.PathLike[str] | None) -> MachineDescription:
+    if isinstance(devices, str):
+        raise UsageError(f"devices is a list of descriptions, not the text {devices!r}")
+    description = MachineDescription() if machine is None else load_machine(machine)
+    if devices is None:
+        devices = _DEFAULT_DEVICES if machine is None else ()
+    return description.with_devices(parse_device(text) for text in devices)

@@ -2,5 +2,6 @@
 
 from ioas.soft.vfio.cdev import Cdev
 from ioas.soft.vfio.device import VfioDevice
+from ioas.soft.vfio.virqfd import Watcher
 
-__all__ = ["Cdev", "VfioDevice"]
+__all__ = ["Cdev", "VfioDevice", "Watcher"]

@@ -23,25 +23,25 @@ StructT = TypeVar("StructT", bound=Struct)
 class Argument:
     """The memory of the calling process at the ioctl's argument; offsets are bytes from there."""
 
-    __slots__ = ("_address", "_view", "caller")
+    __slots__ = ("_view", "address", "caller")
 
     def __init__(self, caller: Caller, argument: int | Buffer) -> None:
         """`argument` as `File.ioctl` takes it: a user address, or a writable buffer that stands for one."""
         self.caller = caller
-        self._address = argument if isinstance(argument, int) else 0
+        self.address = argument if isinstance(argument, int) else 0
         self._view = None if isinstance(argument, int) else memoryview(argument).cast("B")
 
     def read(self, offset: int, length: int) -> bytes:
         """Copy in. Raises KernelError(EFAULT)."""
         if self._view is None:
-            return self.caller.memory.read(self._address + offset, length)
+            return self.caller.memory.read(self.address + offset, length)
         self._check(self._view, offset, length)
         return bytes(self._view[offset : offset + length])
 
     def write(self, offset: int, data: bytes) -> None:
         """Copy out. Raises KernelError(EFAULT)."""
         if self._view is None:
-            self.caller.memory.write(self._address + offset, data)
+            self.caller.memory.write(self.address + offset, data)
             return
         self._check(self._view, offset, len(data))
         if self._view.readonly:

@@ -7,6 +7,7 @@ from errno import E2BIG, EBADFD, EINVAL
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
+from ioas.host import PAGE_SIZE
 from ioas.soft.iommufd import Context
 from ioas.soft.vfio.argument import Argument
 from ioas.uapi import vfio as uapi
@@ -54,9 +55,12 @@ def _copy_in(argument: Argument) -> uapi.vfio_device_bind_iommufd:
     least = end_of(uapi.vfio_device_bind_iommufd, "out_devid")
     if argsz < least:
         raise refuse(EINVAL, f"argsz is {argsz}; the structure has at least {least} bytes", "field", "argsz")
-    for start in range(_BIND_SIZE, argsz, 1 << 16):
-        if any(argument.read(start, min(1 << 16, argsz - start))):
+    start = _BIND_SIZE
+    while start < argsz:  # page by page: what is not zero counts before a hole behind it does
+        length = min(argsz - start, PAGE_SIZE - (argument.address + start) % PAGE_SIZE)
+        if any(argument.read(start, length)):
             raise refuse(E2BIG, f"bytes behind the {_BIND_SIZE} that are known are not zero", "field", "argsz")
+        start += length
     data = argument.read(0, min(argsz, _BIND_SIZE))
     return uapi.vfio_device_bind_iommufd.from_buffer_copy(data.ljust(_BIND_SIZE, b"\0"))
 

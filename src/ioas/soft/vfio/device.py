@@ -27,7 +27,7 @@ from ioas.soft.vfio.config_space import ConfigSpace
 from ioas.soft.vfio.irqs import Irqs
 from ioas.soft.vfio.power import Power
 from ioas.soft.vfio.regions import MsixTable
-from ioas.soft.vfio.reset import reset_function
+from ioas.soft.vfio.reset import reset_bus, reset_function
 from ioas.soft.vfio.virqfd import Watcher
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class VfioDevice:
     @property
     def below_port(self) -> bool:
         """Whether the function stands below a bridge, which can reset its bus."""
-        return self.function.bdf.bus != 0
+        return self.function.place.bus.port is not None
 
     @property
     def config(self) -> ConfigSpace:
@@ -158,19 +158,15 @@ class VfioDevice:
         """Reset the function alone; False when it cannot be."""
         if not reset_function(self.function):
             return False
-        self._after_reset()
+        self.power.woken_by_reset()
         return True
 
     def bus_reset(self) -> None:
-        """The part of a reset of the whole bus that falls to the function."""
-        saved = self.function.config.snapshot()
-        self.function.reset_by("bus")
-        self.function.config.restore(saved)
-        self._after_reset()
-
-    def _after_reset(self) -> None:
-        self.power.woken_by_reset()
-        self.irqs.messages.restore()
+        """Reset everything on the function's bus."""
+        reset_bus([device.function for device in self.siblings])
+        for device in self.siblings:
+            device.power.woken_by_reset()
+            device._needs_reset = False
 
     def _enable(self) -> None:
         config = self.function.config
@@ -211,6 +207,4 @@ class VfioDevice:
         """A function that cannot be reset alone waits for the last one on its bus (vfio_pci_dev_set_try_reset)."""
         others_open = any(device.iommufd for device in self.siblings if device is not self)
         if self.below_port and not others_open and any(device._needs_reset for device in self.siblings):
-            for device in self.siblings:
-                device.bus_reset()
-                device._needs_reset = False
+            self.bus_reset()

@@ -7,6 +7,7 @@ or share a group with one that is.
 from __future__ import annotations
 
 import ctypes
+from contextlib import ExitStack
 from errno import EINVAL, ENODEV, ENOSPC
 from typing import TYPE_CHECKING
 
@@ -57,10 +58,11 @@ def hot_reset(file: Cdev, argument: Argument, header: uapi.vfio_pci_hot_reset) -
         for member in device.siblings:
             if _device_id(member, device.context) == uapi.VFIO_PCI_DEVID_NOT_OWNED:
                 raise refuse(EINVAL, "this function is not bound to the same iommufd", "device", member.name)
-        for member in device.siblings:
-            with member.lock:
+        with ExitStack() as locks:
+            for member in device.siblings:
+                locks.enter_context(member.lock)
                 member.power.change(0)
-                member.bus_reset()
+            device.bus_reset()
     return 0
 
 

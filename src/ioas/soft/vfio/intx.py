@@ -38,10 +38,9 @@ class Intx:
             self._trigger = trigger
             self.masked = self._disabled
             self.active = True
+            self._wire.mask()  # so that a level asserted before is an edge below
             self._wire.connect("intx", 0, self._raised)
-            if self.masked:
-                self._wire.mask()
-            else:
+            if not self.masked:
                 self._wire.unmask()
 
     def disable(self) -> None:
@@ -61,6 +60,11 @@ class Intx:
         old, self._trigger = self._trigger, trigger
         if old:
             old.close()
+
+    @property
+    def held_eventfds(self) -> int:
+        """1 while an eventfd is signalled."""
+        return int(self._trigger is not None)
 
     def _raised(self) -> None:
         """The wire is active: mask it, so that the program is told once, and tell it."""

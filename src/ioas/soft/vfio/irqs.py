@@ -62,6 +62,12 @@ class Irqs:
             self.intx.disable()
         self.messages.disable()
 
+    @property
+    def held_eventfds(self) -> int:
+        """How many eventfds of programs are held for signalling."""
+        events = sum(event.trigger is not None for event in self.events.values())
+        return events + self.messages.held_eventfds + self.intx.held_eventfds
+
     def close(self) -> None:
         """The device is being closed: drop every eventfd."""
         self.disable()

@@ -46,11 +46,12 @@ class Messages:
         for vector in list(self._triggers):
             self._drop(vector)
         self._interrupts.disable(self.kind)
-        self._interrupts.unmask()  # without messages the function interrupts by INTx again
         self.kind, self._allocated = None, 0
 
     def set_block(self, caller: Caller, start: int, fds: Sequence[int]) -> None:
         """Let vectors from `start` signal the caller's eventfds; negative ones unset. One failure unsets the block.
+
+        MSI-X takes vectors beyond those that it was enabled with.
 
         Raises KernelError: EBADF or EINVAL for a descriptor that is no eventfd, EINVAL for an MSI vector
         beyond those that MSI was enabled with.
@@ -70,6 +71,9 @@ class Messages:
             return
         if kind == "msi" and not replaced and vector >= self._allocated:
             raise refuse(EINVAL, f"MSI was enabled with {self._allocated} vectors; disable it first", "limit", vector)
+        if vector >= self._allocated:
+            self._interrupts.enable(kind, vector + 1)
+            self._allocated = vector + 1
         trigger = caller.eventfd(fd)
         self._triggers[vector] = trigger
         self._interrupts.connect(kind, vector, trigger.signal)
@@ -82,12 +86,12 @@ class Messages:
         trigger.close()
         return True
 
+    @property
+    def held_eventfds(self) -> int:
+        """How many vectors signal an eventfd."""
+        return len(self._triggers)
+
     def fire(self, vector: int) -> None:
         """Signal the vector's eventfd, if it has one (loopback)."""
         if trigger := self._triggers.get(vector):
             trigger.signal()
-
-    def restore(self) -> None:
-        """After a reset: what is enabled is enabled in the hardware again (pci_restore_msi_state)."""
-        if self.kind:
-            self._interrupts.enable(self.kind, self._allocated)

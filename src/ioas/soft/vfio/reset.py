@@ -1,17 +1,18 @@
 """Resets of one function: VFIO_DEVICE_RESET, and what opening, closing and FLR bits set off (7.3).
 
-As pci_try_reset_function: configuration space is kept, the function interrupts no more, is reset, and its
-configuration space is put back; so a program finds BARs, command register and MSI as it left them.
+As pci_try_reset_function: configuration space is put back afterwards, so a program finds BARs, command register and
+messages as it left them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from errno import EINVAL
 from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
+from ioas.soft.pci.resets import secondary_bus_reset
 from ioas.soft.vfio.argument import Argument
-from ioas.soft.vfio.config_hooks import COMMAND, COMMAND_INTX_DISABLE
 
 if TYPE_CHECKING:
     from ioas.soft.pci import Function
@@ -31,11 +32,22 @@ def reset(file: Cdev, argument: Argument, _: None) -> int:
 
 def reset_function(function: Function) -> bool:
     """Reset by the function's first method, keeping its configuration; False when it has none."""
-    methods = function.reset_methods
-    if not methods:
+    if not function.reset_methods:
         return False
-    saved = function.config.snapshot()
-    function.config.write(COMMAND, COMMAND_INTX_DISABLE.to_bytes(2, "little"))
-    function.reset_by(methods[0])
-    function.config.restore(saved)
+    function.reset_by()
     return True
+
+
+def reset_bus(functions: Sequence[Function]) -> None:
+    """Reset all `functions` of one bus by the port above it, keeping their configurations (pci_reset_bus)."""
+    port = functions[0].place.bus.port
+    if port is None:
+        return
+    controllers = [function.interrupts.msix for function in functions if function.interrupts.msix]
+    tables = [(messages, messages.snapshot()) for messages in controllers]
+    configurations = [(function.config, function.config.snapshot()) for function in functions]
+    secondary_bus_reset(port)
+    for messages, table in tables:
+        messages.restore(table)
+    for config, configuration in configurations:
+        config.restore(configuration)

@@ -1,0 +1,47 @@
+"""Putting a machine together from its description: the unit, the devices in their slots, the groups."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ioas.errors import MachineError, UsageError
+from ioas.soft.host.description import DeviceDescription, MachineDescription, UnitDescription
+from ioas.soft.host.models import load_model
+from ioas.soft.iommu import Geometry, System, Unit, amd_unit, vtd_unit
+from ioas.soft.pci import Topology
+
+_MAKERS = {"vt-d": vtd_unit, "amd": amd_unit}
+
+
+class Assembly(NamedTuple):
+    """A machine's hardware."""
+
+    unit: Unit
+    topology: Topology
+
+
+def assemble(system: System, description: MachineDescription) -> Assembly:
+    """Build what `description` says into `system`.
+
+    Raises UsageError, MachineError for devices of a machine file: unknown model or option, busy or impossible address.
+    """
+    unit = _make_unit(system, description.unit)
+    topology = Topology(system, unit)
+    # Devices with an address of their own take it first, so that those without do not stand in their way.
+    for device in sorted(description.devices, key=lambda each: each.address is None):
+        _plug(topology, device)
+    topology.settle()
+    return Assembly(unit, topology)
+
+
+def _make_unit(system: System, description: UnitDescription) -> Unit:
+    geometry = Geometry(0, (1 << description.address_width) - 1, description.force_aperture)
+    return _MAKERS[description.kind](system, geometry=geometry)
+
+
+def _plug(topology: Topology, device: DeviceDescription) -> None:
+    try:
+        topology.plug(load_model(device.model).create(device.options), device.address)
+    except UsageError as error:
+        kind = MachineError if not device.origin.startswith("--device") else UsageError
+        raise kind(f"{device.origin}: {error}") from None
