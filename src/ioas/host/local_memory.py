@@ -181,12 +181,16 @@ class LocalMemory:
             self._replace(entry._replace(users=entry.users + 1))
             return address
 
+    def register_again(self, address: int) -> None:
+        """Count one more `register` of the buffer at `address`. Raises UsageError when none is registered there."""
+        with self._lock:
+            entry = self._registered_at(address)
+            self._replace(entry._replace(users=entry.users + 1))
+
     def unregister(self, address: int) -> None:
         """Undo one `register` of the memory at `address`. Raises UsageError when it is not registered."""
         with self._lock:
-            entry = self._table.find(address, address + 1)
-            if entry is None:
-                raise UsageError(f"no buffer is registered at {address:#x}")
+            entry = self._registered_at(address)
             self._replace(entry._replace(users=entry.users - 1))
         if entry.users == 1:
             entry.window.drop()
@@ -285,6 +289,12 @@ class LocalMemory:
                     f"the buffer at {start:#x}-{end - 1:#x} overlaps the registered one at"
                     f" {entry.start:#x}-{entry.end - 1:#x}"
                 )
+
+    def _registered_at(self, address: int) -> _Registered:
+        entry = self._table.find(address, address + 1)
+        if entry is None:
+            raise UsageError(f"no buffer is registered at {address:#x}")
+        return entry
 
     def _replace(self, entry: _Registered) -> None:
         """Put a changed entry into the table, or take it out when nobody uses it. The lock is held."""

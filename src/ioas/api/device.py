@@ -1,0 +1,167 @@
+"""`Device`: a PCI device opened through VFIO."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Literal, NamedTuple
+
+from ioas.api.files import OpenFile, Session
+from ioas.api.hwpt import Hwpt
+from ioas.api.ioas import Ioas
+from ioas.api.iommufd import Iommufd
+from ioas.api.irq import IRQ_INDEXES, Irq, IrqKind, Irqs
+from ioas.api.region import Region
+from ioas.errors import UsageError
+from ioas.uapi.iommufd import IOMMU_GET_HW_INFO, iommu_hw_info
+from ioas.uapi.vfio import (
+    VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+    VFIO_DEVICE_ATTACH_PASID,
+    VFIO_DEVICE_BIND_IOMMUFD,
+    VFIO_DEVICE_DETACH_IOMMUFD_PT,
+    VFIO_DEVICE_DETACH_PASID,
+    VFIO_DEVICE_GET_INFO,
+    VFIO_DEVICE_GET_IRQ_INFO,
+    VFIO_DEVICE_GET_REGION_INFO,
+    VFIO_DEVICE_RESET,
+    VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_PCI_NUM_REGIONS,
+    VFIO_PCI_ROM_REGION_INDEX,
+    vfio_device_attach_iommufd_pt,
+    vfio_device_bind_iommufd,
+    vfio_device_detach_iommufd_pt,
+    vfio_device_info,
+    vfio_irq_info,
+    vfio_region_info,
+)
+
+_PCI_COMMAND = 0x04
+_PCI_COMMAND_MASTER = 1 << 2
+_HW_INFO_ROOM = 4096
+
+BarIndex = Literal[0, 1, 2, 3, 4, 5]
+
+
+class HwInfo(NamedTuple):
+    """What the IOMMU in front of a device is: `type` (IOMMU_HW_INFO_TYPE_*) and its own `data`, capabilities."""
+
+    type: int
+    data: bytes
+    capabilities: int
+    max_pasid_log2: int
+
+
+class Device(OpenFile):
+    """A PCI device: /dev/vfio/devices/vfioN. Nothing but `bind` works before `bind`."""
+
+    def __init__(self, session: Session, bdf: str, path: str) -> None:
+        """Raises KernelError as open(2) does."""
+        super().__init__(session, path)
+        self.bdf = bdf
+        self._bound: tuple[Iommufd, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Device {self.bdf}{' (closed)' if self.closed else ''}>"
+
+    @property
+    def id(self) -> int:
+        """The object id in the iommufd that it is bound to. Raises UsageError before `bind`."""
+        return self._binding()[1]
+
+    def bind(self, iommufd: Iommufd) -> None:
+        """Give the device to an iommufd until it is closed. Raises Busy: in use; InvalidArgument: bound before."""
+        size = ctypes.sizeof(vfio_device_bind_iommufd)
+        command = vfio_device_bind_iommufd(argsz=size, iommufd=iommufd.fileno())
+        self.ioctl(VFIO_DEVICE_BIND_IOMMUFD, command)
+        self._bound = iommufd, command.out_devid
+
+    def attach(self, target: Ioas | Hwpt, pasid: int | None = None) -> int:
+        """Let the device (or one of its PASIDs) use an IOAS or page table; attached already, it is moved over.
+
+        Returns the id of the page table now in use. Raises InvalidArgument: the devices of its group would differ,
+        or `Iommufd.hwpt` made the table for another IOMMU; AddressInUse: mapped IOVA is reserved for this device.
+        """
+        command = vfio_device_attach_iommufd_pt(argsz=ctypes.sizeof(vfio_device_attach_iommufd_pt), pt_id=target.id)
+        if pasid is not None:
+            command.flags, command.pasid = VFIO_DEVICE_ATTACH_PASID, pasid
+        self.ioctl(VFIO_DEVICE_ATTACH_IOMMUFD_PT, command)
+        return command.pt_id
+
+    def detach(self, pasid: int | None = None) -> None:
+        """Block all DMA of the device (or of one of its PASIDs)."""
+        command = vfio_device_detach_iommufd_pt(argsz=ctypes.sizeof(vfio_device_detach_iommufd_pt))
+        if pasid is not None:
+            command.flags, command.pasid = VFIO_DEVICE_DETACH_PASID, pasid
+        self.ioctl(VFIO_DEVICE_DETACH_IOMMUFD_PT, command)
+
+    def info(self) -> vfio_device_info:
+        """VFIO_DEVICE_GET_INFO: flags, number of regions and interrupt indexes."""
+        command = vfio_device_info(argsz=ctypes.sizeof(vfio_device_info))
+        self.ioctl(VFIO_DEVICE_GET_INFO, command)
+        return command
+
+    def hw_info(self) -> HwInfo:
+        """What the IOMMU in front of it is. Raises UsageError before `bind`."""
+        iommufd, device_id = self._binding()
+        room = ctypes.create_string_buffer(_HW_INFO_ROOM)
+        size = ctypes.sizeof(iommu_hw_info)
+        command = iommu_hw_info(size=size, dev_id=device_id, data_len=_HW_INFO_ROOM, data_uptr=ctypes.addressof(room))
+        iommufd.ioctl(IOMMU_GET_HW_INFO, command)
+        data = room.raw[: min(command.data_len, _HW_INFO_ROOM)]
+        return HwInfo(command.out_data_type, data, command.out_capabilities, command.out_max_pasid_log2)
+
+    def region(self, index: int) -> Region:
+        """A region by VFIO_PCI_*_REGION_INDEX; one that is not there has size 0. Raises InvalidArgument."""
+        command = vfio_region_info(argsz=ctypes.sizeof(vfio_region_info), index=index)
+        self.ioctl(VFIO_DEVICE_GET_REGION_INFO, command)
+        return Region(self, index, command.size, command.offset, command.flags)
+
+    def bar(self, number: BarIndex) -> Region:
+        """BAR 0 to 5. Raises UsageError when the device does not have it."""
+        region = self.region(number) if 0 <= number < VFIO_PCI_ROM_REGION_INDEX else None
+        if region is None or not region.size:
+            raise UsageError(f"{self.bdf} has no BAR {number}")
+        return region
+
+    def regions(self) -> list[Region]:
+        """All regions that are there: BARs, expansion ROM, configuration space."""
+        found = [self.region(index) for index in range(min(self.info().num_regions, VFIO_PCI_NUM_REGIONS))]
+        return [region for region in found if region.size]
+
+    @property
+    def config(self) -> Region:
+        """The configuration space."""
+        return self.region(VFIO_PCI_CONFIG_REGION_INDEX)
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the device may send requests: off when it is opened, and to be turned on before DMA and MSI."""
+        return bool(self.config.read16(_PCI_COMMAND) & _PCI_COMMAND_MASTER)
+
+    @bus_master.setter
+    def bus_master(self, on: bool) -> None:
+        config = self.config
+        command = config.read16(_PCI_COMMAND) & ~_PCI_COMMAND_MASTER
+        config.write16(_PCI_COMMAND, command | (_PCI_COMMAND_MASTER if on else 0))
+
+    def irq_info(self, kind: IrqKind) -> vfio_irq_info:
+        """VFIO_DEVICE_GET_IRQ_INFO: how many interrupts of a kind there are, and how they behave."""
+        command = vfio_irq_info(argsz=ctypes.sizeof(vfio_irq_info), index=IRQ_INDEXES[kind])
+        self.ioctl(VFIO_DEVICE_GET_IRQ_INFO, command)
+        return command
+
+    def irqs(self, kind: IrqKind, count: int) -> Irqs:
+        """Enable interrupts 0 to `count` - 1 of a kind, each with an eventfd. Raises InvalidArgument."""
+        return Irqs(self, kind, count)
+
+    def irq(self, kind: IrqKind) -> Irq:
+        """Enable interrupt 0 of a kind alone; closing it disables the kind."""
+        return Irqs(self, kind, 1).only()
+
+    def reset(self) -> None:
+        """Reset the device. Raises InvalidArgument when it has no way to be reset."""
+        self.ioctl(VFIO_DEVICE_RESET)
+
+    def _binding(self) -> tuple[Iommufd, int]:
+        if self._bound is None:
+            raise UsageError(f"{self.bdf} is not bound to an iommufd")
+        return self._bound

@@ -1,0 +1,110 @@
+"""An open file of a host, as Python programs hold one."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Self
+
+from ioas.errors import UsageError
+from ioas.host import File, Host
+from ioas.host.local import LocalCaller
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Session:
+    """A host and the caller that uses it: what all files opened on one host share."""
+
+    def __init__(self, host: Host, caller: LocalCaller) -> None:
+        self.host = host
+        self.caller = caller
+        self.files: set[OpenFile] = set()
+
+    def close(self) -> None:
+        """Close every file that is still open."""
+        for file in list(self.files):
+            file.close()
+
+
+class OpenFile:
+    """An open device node.
+
+    Its descriptor is real, so select, poll and asyncio take it. Use it as a context manager.
+    """
+
+    def __init__(self, session: Session, path: str) -> None:
+        """Raises KernelError as the node's open does."""
+        self._fd = -1
+        self.session = session
+        self.path = path
+        session.caller.before_call()
+        self.file: File = session.host.open(session.caller, path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._fd = session.caller.install(self.file)
+        except BaseException:
+            self.file.close()
+            raise
+        session.caller.adopt(self._fd)
+        session.files.add(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}{' (closed)' if self.closed else ''}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fd < 0
+
+    def fileno(self) -> int:
+        """The file descriptor. Raises UsageError when closed."""
+        self.check_open()
+        return self._fd
+
+    def check_open(self) -> None:
+        """Raises UsageError when closed."""
+        if self._fd < 0:
+            raise UsageError(f"{self.path} is closed")
+
+    def ioctl(self, request: int, argument: int | Buffer = 0) -> int:
+        """Make a call: `argument` is a structure of `ioas.uapi`, any writable buffer, an address or a plain value.
+
+        Returns the result (0 or more). Raises KernelError with the reason; UsageError when closed.
+        """
+        self.check_open()
+        caller = self.session.caller
+        caller.before_call()
+        return self.file.ioctl(caller, request, argument)
+
+    def read(self, length: int, offset: int | None = None) -> bytes:
+        """Read at most `length` bytes, at `offset` if there is one. Raises as `ioctl`."""
+        self.check_open()
+        caller = self.session.caller
+        caller.before_call()
+        return self.file.read(caller, length, offset)
+
+    def write(self, data: bytes, offset: int | None = None) -> int:
+        """Write `data`, at `offset` if there is one; the number of bytes taken. Raises as `ioctl`."""
+        self.check_open()
+        caller = self.session.caller
+        caller.before_call()
+        return self.file.write(caller, data, offset)
+
+    def close(self) -> None:
+        """Close the descriptor; the file ends when no duplicate of it is left. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self.session.files.discard(self)
+            self.session.caller.close_fd(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()

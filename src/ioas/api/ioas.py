@@ -1,0 +1,250 @@
+"""`Ioas`: an I/O address space, and the memory mapped in it."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterable
+from errno import EINVAL
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from ioas.api.mapping import DmaBuffer, Mapping
+from ioas.errors import MessageTooLong, UsageError, refuse
+from ioas.host import PAGE_SIZE
+from ioas.uapi.iommufd import (
+    IOMMU_IOAS_ALLOW_IOVAS,
+    IOMMU_IOAS_COPY,
+    IOMMU_IOAS_IOVA_RANGES,
+    IOMMU_IOAS_MAP,
+    IOMMU_IOAS_MAP_FILE,
+    IOMMU_IOAS_MAP_FIXED_IOVA,
+    IOMMU_IOAS_MAP_READABLE,
+    IOMMU_IOAS_MAP_WRITEABLE,
+    IOMMU_IOAS_UNMAP,
+    IOMMU_OPTION_HUGE_PAGES,
+    iommu_ioas_allow_iovas,
+    iommu_ioas_copy,
+    iommu_ioas_iova_ranges,
+    iommu_ioas_map,
+    iommu_ioas_map_file,
+    iommu_ioas_unmap,
+    iommu_iova_range,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+    from typing_extensions import Buffer
+
+    from ioas.api.iommufd import Iommufd
+
+_EVERYTHING = (1 << 64) - 1
+_MAP_SIZE = ctypes.sizeof(iommu_ioas_map)
+_UNMAP_SIZE = ctypes.sizeof(iommu_ioas_unmap)
+
+
+class IovaRange(NamedTuple):
+    """IOVAs from `start` to `last`, both included."""
+
+    start: int
+    last: int
+
+
+class Ioas:
+    """An I/O address space, made by `Iommufd.ioas`. Use it as a context manager, or let the iommufd's close end it."""
+
+    def __init__(self, iommufd: Iommufd, object_id: int) -> None:
+        self.iommufd = iommufd
+        self.id = object_id
+        self._mappings: dict[int, Mapping] = {}
+        self._open = True
+        iommufd.spaces.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Ioas {self.id}{'' if self._open else ' (closed)'}>"
+
+    def alloc(
+        self, length: int, *, writable: bool = False, readable: bool = True, iova: int | None = None
+    ) -> DmaBuffer:
+        """Fresh, zeroed, page-aligned memory of at least `length` bytes, mapped for DMA.
+
+        `writable`, `readable`: what the device may do. `iova`: where; None leaves the choice to the host.
+        Raises KernelError as `map`.
+        """
+        if length <= 0:
+            raise UsageError(f"length is {length}, and has to be positive")
+        memory = mmap.mmap(-1, -(-length // PAGE_SIZE) * PAGE_SIZE)
+        mapping = self.map(memory, iova=iova, writable=writable, readable=readable)
+        return DmaBuffer(mapping, memoryview(memory)[:length])
+
+    def map(
+        self, buffer: Buffer, *, iova: int | None = None, writable: bool | None = None, readable: bool = True
+    ) -> Mapping:
+        """Map a buffer: an mmap object, an aligned NumPy array, any object with the buffer protocol.
+
+        Address and length have to be multiples of 4096. The buffer stays alive and in place until it is unmapped.
+        `writable` None means: if the buffer is. Raises InvalidArgument: misaligned, reserved or neither readable nor
+        writable; AlreadyExists: the IOVA is taken; NoSpace; OutOfMemory: RLIMIT_MEMLOCK; BadAddress: the device
+        would write to read-only memory.
+        """
+        view = memoryview(buffer)
+        self.check_open()
+        memory = self.iommufd.session.caller
+        address = memory.register(view)
+        try:
+            _check_aligned(address, view.nbytes)
+            flags = _flags(iova, not view.readonly if writable is None else writable, readable)
+            command = iommu_ioas_map(_MAP_SIZE, flags, self.id, 0, address, view.nbytes, iova or 0)
+            self.iommufd.ioctl(IOMMU_IOAS_MAP, command)
+        except BaseException:
+            memory.unregister(address)
+            raise
+        return self._mapped(command.iova, view.nbytes, flags, address)
+
+    def map_file(
+        self,
+        file: FileDescriptorLike,
+        length: int,
+        start: int = 0,
+        *,
+        iova: int | None = None,
+        writable: bool = True,
+        readable: bool = True,
+    ) -> Mapping:
+        """Map `length` bytes of a memfd from byte `start`. Raises as `map`; BadFile; InvalidArgument beyond its end."""
+        self.check_open()
+        fd = file if isinstance(file, int) else file.fileno()
+        flags = _flags(iova, writable, readable)
+        command = iommu_ioas_map_file(ctypes.sizeof(iommu_ioas_map_file), flags, self.id, fd, start, length, iova or 0)
+        self.iommufd.ioctl(IOMMU_IOAS_MAP_FILE, command)
+        return self._mapped(command.iova, length, flags, None)
+
+    def copy(
+        self,
+        source: Mapping,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        iova: int | None = None,
+        writable: bool | None = None,
+        readable: bool | None = None,
+    ) -> Mapping:
+        """Map here, too, what `source` maps (in this or another IOAS), or `length` bytes of it from `offset`.
+
+        The memory is shared and not pinned again; the copy outlives its source. What is None is as in the source.
+        Raises as `map`; NotFound when the source is gone.
+        """
+        self.check_open()
+        length = source.length - offset if length is None else length
+        flags = _flags(
+            iova,
+            bool(source.flags & IOMMU_IOAS_MAP_WRITEABLE) if writable is None else writable,
+            bool(source.flags & IOMMU_IOAS_MAP_READABLE) if readable is None else readable,
+        )
+        size = ctypes.sizeof(iommu_ioas_copy)
+        command = iommu_ioas_copy(size, flags, self.id, source.space.id, length, iova or 0, source.iova + offset)
+        self.iommufd.ioctl(IOMMU_IOAS_COPY, command)
+        return self._mapped(command.dst_iova, length, flags, source.share_buffer())
+
+    def unmap(self, iova: int, length: int) -> int:
+        """Remove every mapping inside a range; the bytes removed. Raises NotFound when there is none, or one is cut."""
+        self.check_open()
+        command = iommu_ioas_unmap(_UNMAP_SIZE, self.id, iova, length)
+        self.iommufd.ioctl(IOMMU_IOAS_UNMAP, command)
+        for start in [start for start in self._mappings if iova <= start <= iova + length - 1]:
+            self._mappings.pop(start).forget()
+        return command.length
+
+    def unmap_all(self) -> int:
+        """Remove every mapping; the bytes removed."""
+        return self.unmap(0, _EVERYTHING)
+
+    def ranges(self) -> tuple[IovaRange, ...]:
+        """The IOVAs that can be mapped now; attached devices narrow them."""
+        return self._ranges()[0]
+
+    @property
+    def alignment(self) -> int:
+        """What IOVA and length of every mapping have to be multiples of, in bytes: 1 until a device is attached."""
+        return self._ranges()[1]
+
+    def allow(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Keep these ranges (`start`, `last`) usable from now on, and place automatic IOVAs in them alone.
+
+        Replaces the list; an empty one clears it. Raises AddressInUse: reserved; InvalidArgument: they overlap.
+        """
+        self.check_open()
+        table = [iommu_iova_range(start, last) for start, last in ranges]
+        array = (iommu_iova_range * len(table))(*table)
+        size = ctypes.sizeof(iommu_ioas_allow_iovas)
+        command = iommu_ioas_allow_iovas(size, self.id, len(table), 0, ctypes.addressof(array) if table else 0)
+        self.iommufd.ioctl(IOMMU_IOAS_ALLOW_IOVAS, command)
+
+    @property
+    def huge_pages(self) -> bool:
+        """Whether contiguous pages are joined into large table entries."""
+        return bool(self.iommufd.option(IOMMU_OPTION_HUGE_PAGES, self.id))
+
+    @huge_pages.setter
+    def huge_pages(self, on: bool) -> None:
+        self.iommufd.set_option(IOMMU_OPTION_HUGE_PAGES, int(on), self.id)
+
+    def close(self) -> None:
+        """Destroy it with all its mappings. Raises Busy while a device is attached. Idempotent."""
+        if self._open and not self.iommufd.closed:
+            self.iommufd.destroy(self.id)
+        self.forget()
+
+    def forget(self) -> None:
+        """The host has dropped it: let go of the buffers."""
+        self._open = False
+        self.iommufd.spaces.discard(self)
+        while self._mappings:
+            self._mappings.popitem()[1].forget()
+
+    def check_open(self) -> None:
+        """Raises UsageError when it, or its iommufd, is closed."""
+        self.iommufd.check_open()
+        if not self._open:
+            raise UsageError(f"IOAS {self.id} is closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _mapped(self, iova: int, length: int, flags: int, address: int | None) -> Mapping:
+        mapping = self._mappings[iova] = Mapping(self, iova, length, flags, address)
+        return mapping
+
+    def _ranges(self) -> tuple[tuple[IovaRange, ...], int]:
+        self.check_open()
+        room = 16
+        while True:
+            array = (iommu_iova_range * room)()
+            size = ctypes.sizeof(iommu_ioas_iova_ranges)
+            command = iommu_ioas_iova_ranges(size, self.id, room, 0, ctypes.addressof(array))
+            try:
+                self.iommufd.ioctl(IOMMU_IOAS_IOVA_RANGES, command)
+            except MessageTooLong:
+                room = command.num_iovas
+                continue
+            found = tuple(IovaRange(one.start, one.last) for one in array[: command.num_iovas])
+            return found, command.out_iova_alignment
+
+
+def _flags(iova: int | None, writable: bool, readable: bool) -> int:
+    return (
+        (IOMMU_IOAS_MAP_FIXED_IOVA if iova is not None else 0)
+        | (IOMMU_IOAS_MAP_WRITEABLE if writable else 0)
+        | (IOMMU_IOAS_MAP_READABLE if readable else 0)
+    )
+
+
+def _check_aligned(address: int, length: int) -> None:
+    if address % PAGE_SIZE:
+        raise refuse(EINVAL, f"the buffer begins at {address:#x}, which is not a multiple of {PAGE_SIZE}",
+                     "address", address)  # fmt: skip
+    if length % PAGE_SIZE:
+        raise refuse(EINVAL, f"the buffer has {length} bytes, which is not a multiple of {PAGE_SIZE}",
+                     "field", "length")  # fmt: skip

@@ -1,0 +1,120 @@
+"""`Iommufd`: an open /dev/iommu, in which everything else is an object with an id."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from ioas.api.files import OpenFile, Session
+from ioas.api.hwpt import Hwpt
+from ioas.api.ioas import Ioas
+from ioas.uapi.iommufd import (
+    IOMMU_DESTROY,
+    IOMMU_HWPT_ALLOC,
+    IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
+    IOMMU_HWPT_ALLOC_NEST_PARENT,
+    IOMMU_HWPT_ALLOC_PASID,
+    IOMMU_IOAS_ALLOC,
+    IOMMU_IOAS_CHANGE_PROCESS,
+    IOMMU_OPTION,
+    IOMMU_OPTION_OP_GET,
+    IOMMU_OPTION_OP_SET,
+    IOMMU_OPTION_RLIMIT_MODE,
+    IOMMU_VFIO_IOAS,
+    IOMMU_VFIO_IOAS_CLEAR,
+    IOMMU_VFIO_IOAS_GET,
+    IOMMU_VFIO_IOAS_SET,
+    iommu_destroy,
+    iommu_hwpt_alloc,
+    iommu_ioas_alloc,
+    iommu_ioas_change_process,
+    iommu_option,
+    iommu_vfio_ioas,
+)
+
+if TYPE_CHECKING:
+    from ioas.api.device import Device
+
+
+class Iommufd(OpenFile):
+    """An open /dev/iommu. Closing it destroys all its objects, unless bound devices still hold it."""
+
+    def __init__(self, session: Session, path: str = "/dev/iommu") -> None:
+        """Raises KernelError as open(2) does."""
+        self.spaces: set[Ioas] = set()
+        super().__init__(session, path)
+
+    def ioas(self) -> Ioas:
+        """A new, empty I/O address space."""
+        command = iommu_ioas_alloc(ctypes.sizeof(iommu_ioas_alloc))
+        self.ioctl(IOMMU_IOAS_ALLOC, command)
+        return Ioas(self, command.out_ioas_id)
+
+    def hwpt(
+        self, device: Device, space: Ioas, *, dirty: bool = False, nest_parent: bool = False, pasid: bool = False
+    ) -> Hwpt:
+        """A page table for `device`, kept in step with the mappings of `space`.
+
+        `dirty`: it tracks written pages; `nest_parent`: nested tables can stand on it; `pasid`: it can be attached
+        to PASIDs. Raises NotSupported when the device's IOMMU cannot.
+        """
+        flags = (
+            (IOMMU_HWPT_ALLOC_DIRTY_TRACKING if dirty else 0)
+            | (IOMMU_HWPT_ALLOC_NEST_PARENT if nest_parent else 0)
+            | (IOMMU_HWPT_ALLOC_PASID if pasid else 0)
+        )
+        command = iommu_hwpt_alloc(size=ctypes.sizeof(iommu_hwpt_alloc), flags=flags, dev_id=device.id, pt_id=space.id)
+        self.ioctl(IOMMU_HWPT_ALLOC, command)
+        return Hwpt(self, command.out_hwpt_id)
+
+    def destroy(self, object_id: int) -> None:
+        """Destroy an object by id. Raises Busy while it is used, NotFound."""
+        self.ioctl(IOMMU_DESTROY, iommu_destroy(ctypes.sizeof(iommu_destroy), object_id))
+
+    def change_process(self) -> None:
+        """Charge all pinned memory to this process. Raises InvalidArgument unless all is from `map_file`."""
+        self.ioctl(IOMMU_IOAS_CHANGE_PROCESS, iommu_ioas_change_process(ctypes.sizeof(iommu_ioas_change_process)))
+
+    @property
+    def rlimit_mode(self) -> int:
+        """What counts locked memory: 0 the user, 1 the process. Setting needs CAP_SYS_RESOURCE and no objects."""
+        return self.option(IOMMU_OPTION_RLIMIT_MODE)
+
+    @rlimit_mode.setter
+    def rlimit_mode(self, mode: int) -> None:
+        self.set_option(IOMMU_OPTION_RLIMIT_MODE, mode)
+
+    def option(self, option: int, object_id: int = 0) -> int:
+        """The value of an IOMMU_OPTION_*."""
+        command = self._option(option, IOMMU_OPTION_OP_GET, object_id)
+        self.ioctl(IOMMU_OPTION, command)
+        return command.val64
+
+    def set_option(self, option: int, value: int, object_id: int = 0) -> None:
+        """Set an IOMMU_OPTION_*. Raises KernelError."""
+        command = self._option(option, IOMMU_OPTION_OP_SET, object_id)
+        command.val64 = value
+        self.ioctl(IOMMU_OPTION, command)
+
+    @property
+    def vfio_ioas(self) -> int:
+        """Id of the IOAS that stands for a VFIO container; NoDevice when there is none. 0 clears it."""
+        command = iommu_vfio_ioas(size=ctypes.sizeof(iommu_vfio_ioas), op=IOMMU_VFIO_IOAS_GET)
+        self.ioctl(IOMMU_VFIO_IOAS, command)
+        return command.ioas_id
+
+    @vfio_ioas.setter
+    def vfio_ioas(self, ioas_id: int) -> None:
+        operation = IOMMU_VFIO_IOAS_SET if ioas_id else IOMMU_VFIO_IOAS_CLEAR
+        command = iommu_vfio_ioas(size=ctypes.sizeof(iommu_vfio_ioas), ioas_id=ioas_id, op=operation)
+        self.ioctl(IOMMU_VFIO_IOAS, command)
+
+    def close(self) -> None:
+        """Close it, and let go of the buffers that were mapped through it. Idempotent."""
+        super().close()
+        for space in list(self.spaces):
+            space.forget()
+
+    @staticmethod
+    def _option(option: int, operation: int, object_id: int) -> iommu_option:
+        return iommu_option(size=ctypes.sizeof(iommu_option), option_id=option, op=operation, object_id=object_id)

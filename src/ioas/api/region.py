@@ -1,0 +1,93 @@
+"""`Region`: a BAR, the expansion ROM or the configuration space of a device, read and written through its file."""
+
+from __future__ import annotations
+
+from errno import EIO
+from typing import TYPE_CHECKING
+
+from ioas.errors import UsageError, refuse
+from ioas.uapi.vfio import VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_PCI_VGA_REGION_INDEX
+
+if TYPE_CHECKING:
+    from ioas.api.device import Device
+
+_NAMES = {VFIO_PCI_ROM_REGION_INDEX: "ROM", VFIO_PCI_CONFIG_REGION_INDEX: "config", VFIO_PCI_VGA_REGION_INDEX: "VGA"}
+
+
+class Region:
+    """A region of a device. Offsets are bytes from its start; numbers are little-endian, as PCI is.
+
+    Every access raises UsageError outside the region, and InputOutput when the device does not answer (for example
+    with memory accesses turned off in its command register).
+    """
+
+    __slots__ = ("_base", "_read", "_write", "device", "flags", "index", "size")
+
+    def __init__(self, device: Device, index: int, size: int, base: int, flags: int) -> None:
+        """`base`: where the region begins in the device's file; `flags`: VFIO_REGION_INFO_FLAG_*."""
+        self.device = device
+        self.index = index
+        self.size = size
+        self.flags = flags
+        self._base = base
+        self._read = device.read
+        self._write = device.write
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of {self.device.bdf}, {self.size:#x} bytes>"
+
+    @property
+    def name(self) -> str:
+        """What it is called: "BAR 0", "ROM", "config"."""
+        return _NAMES.get(self.index, f"BAR {self.index}")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes."""
+        self._check(offset, length)
+        data = self._read(length, self._base + offset)
+        if len(data) != length:
+            raise refuse(EIO, f"{len(data)} of {length} bytes could be read", "region", f"{self.name}+{offset:#x}")
+        return data
+
+    def write(self, offset: int, data: bytes) -> None:
+        """All of `data`."""
+        self._check(offset, len(data))
+        done = self._write(data, self._base + offset)
+        if done != len(data):
+            raise refuse(EIO, f"{done} of {len(data)} bytes could be written", "region", f"{self.name}+{offset:#x}")
+
+    def read8(self, offset: int) -> int:
+        """One byte."""
+        return int.from_bytes(self.read(offset, 1), "little")
+
+    def read16(self, offset: int) -> int:
+        """Two bytes."""
+        return int.from_bytes(self.read(offset, 2), "little")
+
+    def read32(self, offset: int) -> int:
+        """Four bytes."""
+        return int.from_bytes(self.read(offset, 4), "little")
+
+    def read64(self, offset: int) -> int:
+        """Eight bytes, in one access where the host and the device can."""
+        return int.from_bytes(self.read(offset, 8), "little")
+
+    def write8(self, offset: int, value: int) -> None:
+        """One byte; `value` is 0 to 2**8 - 1."""
+        self.write(offset, value.to_bytes(1, "little"))
+
+    def write16(self, offset: int, value: int) -> None:
+        """Two bytes."""
+        self.write(offset, value.to_bytes(2, "little"))
+
+    def write32(self, offset: int, value: int) -> None:
+        """Four bytes."""
+        self.write(offset, value.to_bytes(4, "little"))
+
+    def write64(self, offset: int, value: int) -> None:
+        """Eight bytes, in one access where the host and the device can."""
+        self.write(offset, value.to_bytes(8, "little"))
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or offset + length > self.size:
+            raise UsageError(f"{self.name} has {self.size:#x} bytes; {length} at {offset:#x} are outside")
