@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import select
+from errno import EINVAL, ENOTTY, ENXIO, EPERM
+from mmap import MAP_SHARED, PROT_EXEC
 from typing import TYPE_CHECKING
 
-from ioas.host import Caller
+from ioas.errors import refuse
+from ioas.host import PAGE_SIZE, Caller, Capability
+from ioas.soft.iommufd import compat
+from ioas.soft.iommufd.commands import BASE, COMMANDS, LAST
+from ioas.soft.iommufd.dispatch import argument_of
+from ioas.soft.iommufd.mock_commands import LAST as LAST_WITH_TEST, TEST_COMMANDS
+from ioas.soft.iommufd.objects import ObjectTable
+from ioas.soft.iommufd.pages import Owner
+from ioas.soft.memory import AccountMode
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ioas.soft.iommu import System
+    from ioas.soft.iommufd.group import DeviceGroup
+    from ioas.soft.iommufd.ioas import Ioas
+
+_ALWAYS_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+_MAP_KIND = 0x0F
 
 
 class Context:
@@ -26,16 +42,87 @@ class Context:
 
         `vfio` is for a context opened as /dev/vfio/vfio (locked memory is then counted as VFIO counts it).
         """
-        raise NotImplementedError
+        self.system = system
+        self.objects = ObjectTable()
+        self.groups: dict[int, DeviceGroup] = {}
+        """By the id of the IOMMU group: those of which a device is bound here."""
+        self.vfio_ioas: Ioas | None = None
+        """The IOAS that stands for the container (IOMMU_VFIO_IOAS)."""
+        self.account_mode = AccountMode.MM if vfio else AccountMode.USER
+        self._commands = TEST_COMMANDS if test else COMMANDS
+        self._last = LAST_WITH_TEST if test else LAST
+        self._number = number
+        self._references = 1
+        self._open = True
+        self._owner: Owner | None = None
 
     def get(self) -> None:
         """Take a reference that keeps the context after its file is closed."""
-        raise NotImplementedError
+        with self.system.lock:
+            self._references += 1
 
     def put(self) -> None:
         """Give a reference back; the last one destroys everything, synchronously."""
-        raise NotImplementedError
+        with self.system.lock:
+            self._references -= 1
+            if not self._references:
+                self.objects.destroy_all()
+
+    def owner_for(self, caller: Caller) -> Owner:
+        """On whose account `caller` pins memory that it maps (iopt_alloc_pages, iopt_map_common)."""
+        mode = AccountMode.NONE if caller.capable(Capability.IPC_LOCK) else self.account_mode
+        owner = self._owner
+        memory, uid = caller.memory, caller.uid
+        if owner is None or owner.memory is not memory or owner.mode is not mode or owner.uid != uid:
+            owner = self._owner = Owner(memory, uid, mode)
+        return owner
+
+    # -- ioas.host.File
+
+    @property
+    def device_number(self) -> tuple[int, int]:
+        """The node's major and minor."""
+        return self._number
 
     def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
         """Carry out one of iommufd's commands, or a VFIO container command."""
-        raise NotImplementedError
+        command = self._commands.get(request)
+        if command is None:
+            return self._other(caller, request & 0xFFFFFFFF, argument)
+        command.carry_out(self, caller, argument)
+        return 0
+
+    def _other(self, caller: Caller, request: int, argument: int | Buffer) -> int:
+        """A request that is not in the table: VFIO's, or nobody's (iommufd_fops_ioctl)."""
+        if not BASE <= request & 0xFF <= self._last:
+            with self.system.lock:
+                return compat.ioctl(self, caller, request, argument)
+        argument_of(caller, argument).read(0, 4)  # the kernel reads `size` before it knows the request
+        raise refuse(ENOTTY, f"{request:#x} is not an iommufd request", "request", f"{request:#x}")
+
+    def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
+        """EINVAL: nothing can be read."""
+        raise refuse(EINVAL, "an iommufd file cannot be read", "file", "/dev/iommu")
+
+    def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
+        """EINVAL: nothing can be written."""
+        raise refuse(EINVAL, "an iommufd file cannot be written", "file", "/dev/iommu")
+
+    def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
+        """Follows iommufd_fops_mmap: only a vIOMMU offers something to map, and there is none yet."""
+        if length % PAGE_SIZE or flags & _MAP_KIND != MAP_SHARED:
+            raise refuse(EINVAL, "an iommufd file is mapped in whole pages and MAP_SHARED", "field", "flags")
+        if protection & PROT_EXEC:
+            raise refuse(EPERM, "an iommufd file cannot be mapped for execution", "field", "prot")
+        raise refuse(ENXIO, f"no object offers memory at offset {offset:#x}", "address", offset)
+
+    def poll(self, caller: Caller) -> int:
+        """Always ready: the file has no poll operation of its own."""
+        return _ALWAYS_READY
+
+    def close(self) -> None:
+        """The program's last descriptor is gone. Idempotent."""
+        with self.system.lock:
+            if self._open:
+                self._open = False
+                self.put()

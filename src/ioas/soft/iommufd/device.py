@@ -2,43 +2,183 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from errno import EINVAL, ENODEV, EOPNOTSUPP
+from typing import TYPE_CHECKING, ClassVar
+
+from ioas.errors import KernelError, refuse
+from ioas.soft.iommufd.group import DeviceGroup, Pasid
+from ioas.soft.iommufd.hwpt import PagingTable, UserData, make_table
+from ioas.soft.iommufd.ioas import Ioas
+from ioas.soft.iommufd.objects import Object
+from ioas.uapi.iommufd import (
+    IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
+    IOMMU_HWPT_ALLOC_NEST_PARENT,
+    IOMMU_HWPT_ALLOC_PASID,
+    iommu_hw_info_vtd,
+)
 
 if TYPE_CHECKING:
-    from ioas.soft.iommu import Requester
+    from typing import Self
+
+    from ioas.soft.iommu import Domain, Requester, Unit
     from ioas.soft.iommufd.context import Context
 
+_Change = Callable[[PagingTable], PagingTable | None]
+"""Attaches or replaces; returns a table to put."""
 
-class Device:
-    """A requester bound to a context: the object that `out_devid` of VFIO_DEVICE_BIND_IOMMUFD names."""
+_VTD_ECAP_SC = 1 << 7
+"""Snoop control (VT-d specification 11.4.3): the unit can override a device's no-snoop."""
 
-    id: int
+
+class Device(Object):
+    """A requester bound to a context: the object that `out_devid` of VFIO_DEVICE_BIND_IOMMUFD names.
+
+    Its methods take the machine's lock and may be called from anywhere.
+    """
+
+    __slots__ = ("group", "requester", "unit")
+
+    kind = "device"
+    holds_context: ClassVar[bool] = True
+    """Whether the context lives as long as the device is bound, even if its file is closed."""
+
+    def __init__(self, context: Context, requester: Requester, unit: Unit, group: DeviceGroup) -> None:
+        """Use `bind`."""
+        super().__init__(context)
+        self.requester = requester
+        self.unit = unit
+        self.group = group
 
     @classmethod
-    def bind(cls, context: Context, requester: Requester) -> Device:
-        """Claim `requester`'s group for `context` and make the device object.
+    def bind(cls, context: Context, requester: Requester) -> Self:
+        """Claim `requester`'s group for `context` and make the device object (iommufd_device_bind).
 
-        Raises KernelError: EPERM when another owner has the group, ENODEV without one.
+        Raises KernelError: EINVAL without an IOMMU that is cache coherent, ENODEV without a group, EPERM when the group
+        has another owner.
         """
-        raise NotImplementedError
+        with context.system.lock:
+            unit, group = requester.unit, requester.group
+            if unit is None or not unit.coherent:
+                raise refuse(EINVAL, f"{requester.name} has no IOMMU that is cache coherent", "device", requester.name)
+            if group is None:
+                raise refuse(ENODEV, f"{requester.name} is in no IOMMU group", "device", requester.name)
+            group.claim(context)
+            device = cls(context, requester, unit, DeviceGroup.of(context, group))
+            device.users += 1  # whoever binds, until unbind
+            if cls.holds_context:
+                context.get()
+            context.objects.publish(device)
+            return device
 
-    def attach(self, pt_id: int, pasid: int | None = None) -> int:
+    @property
+    def name(self) -> str:
+        """The requester's: a BDF, or the name of a mock device."""
+        return self.requester.name
+
+    def attach(self, pt_id: int, pasid: Pasid = None) -> int:
         """Attach to an IOAS (an automatic page table is found or made) or a page table; return the page table's id.
 
         Raises KernelError: ENOENT for an unknown id, EINVAL for an object of another kind or when the group is attached to
         another page table, EBUSY when this device is attached already, EADDRINUSE when mappings stand where the device
         or its IOMMU reserves, EFAULT/ENOMEM when existing mappings cannot be pinned.
         """
-        raise NotImplementedError
+        with self.context.system.lock:
+            table = self._change(pt_id, lambda table: self.group.attach(table, self, pasid), pasid, attach=True)
+            self.users += 1
+            return table.id
 
-    def replace(self, pt_id: int, pasid: int | None = None) -> int:
+    def replace(self, pt_id: int, pasid: Pasid = None) -> int:
         """As `attach`, for a device that is attached: on failure nothing changes. Raises EINVAL when it is not."""
-        raise NotImplementedError
+        with self.context.system.lock:
+            table = self._change(pt_id, lambda table: self.group.replace(table, self, pasid), pasid, attach=False)
+            return table.id
 
-    def detach(self, pasid: int | None = None) -> None:
+    def detach(self, pasid: Pasid = None) -> None:
         """DMA is blocked when this returns. Detaching what is not attached does nothing."""
-        raise NotImplementedError
+        with self.context.system.lock:
+            if self.group.detach(self, pasid):
+                self.users -= 1
 
     def unbind(self) -> None:
-        """Destroy the device object and give the group back; the caller detaches first."""
-        raise NotImplementedError
+        """Destroy the device object and give the group back. Detaches first what is still attached."""
+        with self.context.system.lock:
+            for pasid in list(self.group.attachments):
+                self.detach(pasid)
+            self.context.objects.put_and_destroy(self)
+
+    def destroy(self) -> None:
+        """Give the group back (iommufd_device_destroy)."""
+        self.group.group.release(self.context)
+        self.group.put()
+        if self.holds_context:
+            self.context.put()
+
+    # -- what the device and its IOMMU can do; the mock device differs
+
+    @property
+    def dirty_capable(self) -> bool:
+        """IOMMU_CAP_DIRTY_TRACKING."""
+        return self.unit.dirty and self.requester.dirty_tracking
+
+    @property
+    def enforces_coherency(self) -> bool:
+        """IOMMU_CAP_ENFORCE_CACHE_COHERENCY."""
+        if self.unit.kind != "vtd":
+            return self.unit.kind == "amd"
+        _, data = self.unit.hw_info(self.requester, 0)
+        return bool(iommu_hw_info_vtd.from_buffer_copy(data).ecap_reg & _VTD_ECAP_SC)
+
+    @property
+    def max_pasid_log2(self) -> int:
+        """How wide this device's PASIDs are; 0: it has none."""
+        return min(self.unit.max_pasid_log2, self.requester.max_pasid_log2)
+
+    def make_domain(self, flags: int, data: UserData | None) -> Domain:
+        """A domain as IOMMU_HWPT_ALLOC `flags` want it. Raises KernelError(EOPNOTSUPP)."""
+        if data is not None:
+            raise refuse(EOPNOTSUPP, f"{self.unit.name} takes no data for a paging table", "field", "data_type")
+        return self.unit.domain(
+            dirty=bool(flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING),
+            nest_parent=bool(flags & IOMMU_HWPT_ALLOC_NEST_PARENT),
+            pasid=bool(flags & IOMMU_HWPT_ALLOC_PASID),
+        )
+
+    # -- finding the page table
+
+    def _change(self, pt_id: int, change: _Change, pasid: Pasid, *, attach: bool) -> PagingTable:
+        """Follows iommufd_device_change_pt."""
+        target = self.context.objects.get(pt_id, Object)
+        if isinstance(target, PagingTable):
+            former = change(target)
+            table = target
+        elif isinstance(target, Ioas):
+            table, former = self._automatic(target, change, pasid, attach=attach)
+        else:
+            raise refuse(EINVAL, f"{target} is neither an IOAS nor a page table", "object", target)
+        if former is not None:
+            former.put()
+        return table
+
+    def _automatic(
+        self, ioas: Ioas, change: _Change, pasid: Pasid, *, attach: bool
+    ) -> tuple[PagingTable, PagingTable | None]:
+        """A table of `ioas` that suits, or a new one (iommufd_device_auto_get_domain): never one made by hand."""
+        for table in ioas.tables:
+            if table.auto:
+                try:
+                    return table, change(table)
+                except KernelError as error:
+                    if error.errno != EINVAL:  # which means that the table does not suit the device
+                        raise
+        table = make_table(ioas, self, 0, attach=attach, pasid=pasid)
+        former = None
+        if not attach:
+            try:
+                former = change(table)
+            except KernelError:
+                table.abandon()
+                raise
+        table.auto = True
+        self.context.objects.publish(table)
+        return table, former

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from ioas.errors import KernelError, UsageError, refuse
-from ioas.host import PAGE_SHIFT, PAGE_SIZE, Backing, Pin, PinSource
+from ioas.host import PAGE_SHIFT, PAGE_SIZE, Backing, Extent, Pin, PinSource
 from ioas.soft.memory.frames import ORDER_SHIFT, FrameNumbers, Run, Segment, block_base
 from ioas.soft.memory.pages import Grip, Pages
 
@@ -91,6 +91,24 @@ class Held:
             self._memory._let_go(grips, self.pages)
             self._pin.release()
 
+    def split(self, index: int) -> tuple[Held, Held]:
+        """Hand the hold over to two: the first `index` pages, and the rest. This one holds nothing from then on.
+
+        Pages and frames go with the part that they are in; the pin itself ends with the later of the two. Waits
+        for accesses as `release` does. Raises UsageError unless both parts have pages.
+        """
+        grips = self._inside(index, self.pages - index)
+        self._inside(0, index)
+        at = self._at(index)
+        left, right = grips[:at], grips[at:]
+        inside = index - sum(grip.count for grip in left)
+        if inside:
+            head, right[0] = self._memory._cut(right[0], inside)
+            left.append(head)
+        self._grips = None
+        pin = _SharedPin(self._pin, 2)
+        return Held(self._memory, pin, left, index), Held(self._memory, pin, right, self.pages - index)
+
     def _inside(self, first: int, count: int) -> list[Grip]:
         if self._grips is None or first < 0 or count < 1 or first + count > self.pages:
             raise UsageError(f"pages {first} to {first + count} are not in a hold of {self.pages} pages")
@@ -101,6 +119,30 @@ class Held:
         if self._starts is None:
             self._starts = [0, *accumulate(grip.count for grip in self._grips or ())]
         return bisect_right(self._starts, page) - 1
+
+
+class _SharedPin:
+    """A pin that several holds share the pages of: the last of `owners` to let go releases it."""
+
+    def __init__(self, pin: Pin, owners: int) -> None:
+        self._pin = pin
+        self._owners = owners
+        self._lock = threading.Lock()
+
+    @property
+    def extents(self) -> Sequence[Extent]:
+        return self._pin.extents
+
+    @property
+    def how(self) -> str:
+        return self._pin.how
+
+    def release(self) -> None:
+        with self._lock:
+            self._owners -= 1
+            last = not self._owners
+        if last:
+            self._pin.release()
 
 
 class Memory:
@@ -257,6 +299,21 @@ class Memory:
             self._held -= count
         for idle in busy:
             idle.wait()
+
+    def _cut(self, grip: Grip, count: int) -> tuple[Grip, Grip]:
+        """Two grips in place of one: its first `count` pages, and the rest."""
+        run = grip.run
+        head = Grip(run, grip.first, count, grip.backing)
+        tail = Grip(run, grip.first + count, grip.count - count, grip.backing)
+        with self._lock:
+            run.grips[head] = run.grips[tail] = None
+            del run.grips[grip]
+            if run.grip is grip:
+                run.grip = head
+            idle = grip.idle = threading.Event() if grip.users else None
+        if idle is not None:
+            idle.wait()
+        return head, tail
 
     def _drop(self, run: Run) -> None:
         del self._runs[run.base]

@@ -1,0 +1,74 @@
+"""IOMMU_IOAS_MAP_FILE: mappings of a memfd's pages (drivers/iommu/iommufd/ioas.c and io_pagetable.c, 7.3)."""
+
+from __future__ import annotations
+
+from errno import EINVAL, EOPNOTSUPP, EOVERFLOW
+
+from ioas.errors import KernelError, refuse
+from ioas.host import PAGE_SHIFT, PAGE_SIZE, Caller, Pin, PinSource
+from ioas.soft.iommu import Prot
+from ioas.soft.iommufd.area import Slice
+from ioas.soft.iommufd.dispatch import Call
+from ioas.soft.iommufd.ioas import MAP_FLAGS, PROT, Ioas, check_length
+from ioas.soft.iommufd.pages import Pages
+from ioas.soft.iommufd.ranges import ULONG_MAX
+from ioas.uapi.iommufd import (
+    IOMMU_IOAS_MAP_FIXED_IOVA,
+    IOMMU_IOAS_MAP_READABLE,
+    IOMMU_IOAS_MAP_WRITEABLE,
+    iommu_ioas_map_file,
+)
+
+_WRITE = int(Prot.WRITE)
+
+
+class _Unpinnable:
+    """A file whose pages cannot be pinned: the kernel takes it, and fails once a domain wants the pages."""
+
+    def __init__(self, error: KernelError) -> None:
+        self._error = error
+
+    def pin(self, start: int, count: int, write: bool) -> Pin:
+        raise self._error
+
+
+def ioas_map_file(call: Call[iommu_ioas_map_file]) -> None:
+    """IOMMU_IOAS_MAP_FILE. Follows iommufd_ioas_map_file and iopt_map_file_pages."""
+    command = call.command
+    flags, start, length = command.flags, command.start, command.length
+    if flags & ~MAP_FLAGS:
+        raise refuse(EOPNOTSUPP, f"flags {flags:#x} are not all known", "field", "flags")
+    if command.iova == ULONG_MAX or length == ULONG_MAX:
+        raise refuse(EOVERFLOW, "IOVA and length must be below 2**64-1", "field", "length")
+    if not flags & (IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE):
+        raise refuse(EINVAL, "a mapping must be readable or writeable", "field", "flags")
+    ioas = call.context.objects.get(command.ioas_id, Ioas)
+    prot = PROT[flags]
+    pages = _pages_of_file(call, start, length, prot)
+    fixed = command.iova if flags & IOMMU_IOAS_MAP_FIXED_IOVA else None
+    command.iova = ioas.iopt.map((Slice(pages, start % PAGE_SIZE, length),), length, fixed, prot, start)
+    call.respond()
+
+
+def _pages_of_file(call: Call[iommu_ioas_map_file], start: int, length: int, prot: int) -> Pages:
+    """Follows iopt_map_file_pages and iopt_alloc_file_pages: nothing is pinned yet."""
+    if not length:
+        raise refuse(EINVAL, "length is 0", "field", "length")
+    if start + length - 1 > ULONG_MAX:
+        raise refuse(EOVERFLOW, f"{length:#x} bytes from file offset {start:#x} wrap around", "field", "start")
+    source = _source(call.caller, call.command.fd)
+    check_length(length)
+    context = call.context
+    offset = start % PAGE_SIZE
+    count = offset + length + PAGE_SIZE - 1 >> PAGE_SHIFT
+    owner = context.owner_for(call.caller)
+    return Pages(context.system, owner, source, None, start - offset, count, bool(prot & _WRITE))
+
+
+def _source(caller: Caller, fd: int) -> PinSource:
+    try:
+        return caller.memory_file(fd)
+    except KernelError as error:
+        if error.errno != EINVAL:
+            raise
+        return _Unpinnable(error)

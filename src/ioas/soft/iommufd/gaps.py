@@ -1,0 +1,200 @@
+"""Where free IOVA is: an index of gaps for automatic placement.
+
+The kernel walks its interval trees hole by hole (iopt_alloc_iova, drivers/iommu/iommufd/io_pagetable.c, 7.3),
+which is linear in the number of mappings. A walk in Python would be a hundred times slower still, so the gaps
+are kept in size classes, each sorted by address: eight classes to a power of two, which is exact for
+lengths up to sixteen pages. The answer is the kernel's, bit for bit: the lowest gap that fits.
+
+The index is built when an IOAS first needs it and then follows every change. It holds only gaps inside the
+windows that automatic placement may use (the allowed ranges, or nearly everything).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from sortedcontainers import SortedList
+
+_SUB_BITS = 3
+
+
+class Fit(NamedTuple):
+    """What is to be placed: `length` bytes, at a multiple of `alignment` with `offset` or'ed in.
+
+    `alignment` is a power of two; `offset` is below 4096 and, when it is not 0, a multiple of `alignment`.
+    """
+
+    length: int
+    alignment: int
+    offset: int
+
+    def place(self, start: int, last: int) -> int | None:
+        """The address in the gap `start` to `last`, or None when it does not fit.
+
+        Follows __alloc_iova_check_range (7.3), with its two peculiarities: or-ing the offset into an aligned
+        address can lift it by more than the offset, and a gap of a single byte is never used.
+        """
+        address = (start + self.alignment - 1) & -self.alignment | self.offset
+        if address >= last or last - address < self.length - 1:
+            return None
+        return address
+
+    @property
+    def certain(self) -> int:
+        """A gap of this many bytes fits wherever it starts."""
+        return self.length + self.alignment + self.offset
+
+
+class Found(NamedTuple):
+    """A place, and the gap that it lies in (to be handed to `GapIndex.take`)."""
+
+    address: int
+    gap: int
+
+
+class GapIndex:
+    """The gaps between used ranges, inside `windows`.
+
+    `windows` are disjoint (start, last) pairs in order of address; `used` likewise, merged where they touch.
+    """
+
+    __slots__ = ("_classes", "_filled", "_last_of", "_start_of", "_window_lasts", "_window_starts", "_windows")
+
+    def __init__(self, windows: Sequence[tuple[int, int]], used: Iterable[tuple[int, int]]) -> None:
+        self._windows = list(windows)
+        self._window_starts = [start for start, _ in windows]
+        self._window_lasts = [last for _, last in windows]
+        self._last_of: dict[int, int] = {}
+        self._start_of: dict[int, int] = {}
+        self._classes: dict[int, SortedList[int]] = {}
+        self._filled: list[int] = []
+        starts_of_class: dict[int, list[int]] = {}
+        for start, last in _gaps(self._windows, used):
+            self._last_of[start] = last
+            self._start_of[last] = start
+            starts_of_class.setdefault(_size_class(last - start + 1), []).append(start)
+        for size_class, starts in starts_of_class.items():
+            self._classes[size_class] = SortedList(starts)
+        self._filled = sorted(self._classes)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The gaps, by address (for tests and reports)."""
+        return iter(sorted(self._last_of.items()))
+
+    def first_fit(self, fit: Fit) -> Found | None:
+        """The lowest place for `fit`, or None."""
+        filled = self._filled
+        certain = _size_class(fit.certain) + 1
+        split = bisect_left(filled, certain)
+        best: int | None = None
+        for size_class in filled[split:]:
+            lowest = self._classes[size_class][0]
+            if best is None or lowest < best:
+                best = lowest
+        for size_class in filled[bisect_left(filled, _size_class(fit.length)) : split]:
+            best = self._lowest_that_fits(size_class, fit, best)
+        if best is None:
+            return None
+        address = fit.place(best, self._last_of[best])
+        return None if address is None else Found(address, best)
+
+    def _lowest_that_fits(self, size_class: int, fit: Fit, best: int | None) -> int | None:
+        """The lowest gap of a class in which some gaps may be too small for `fit`; `best` if that is lower."""
+        last_of = self._last_of
+        for start in self._classes[size_class]:
+            if best is not None and start >= best:
+                break
+            if fit.place(start, last_of[start]) is not None:
+                return int(start)
+        return best
+
+    def take(self, gap: int, start: int, last: int) -> None:
+        """`start` to `last`, which lie inside the gap that begins at `gap`, are used from now on."""
+        end = self._last_of[gap]
+        self._remove(gap, end)
+        if start > gap:
+            self._add(gap, start - 1)
+        if last < end:
+            self._add(last + 1, end)
+
+    def take_between(self, before: int, after: int, start: int, last: int) -> None:
+        """`start` to `last` are used from now on; nothing else was used from `before` to `after` (inclusive).
+
+        The range may lie inside a window, across its border or outside all of them.
+        """
+        for window_start, window_last in self._windows_over(start, last):
+            self.take(max(window_start, before), max(window_start, start), min(window_last, last))
+
+    def give(self, start: int, last: int) -> None:
+        """`start` to `last` are free from now on."""
+        for window_start, window_last in self._windows_over(start, last):
+            self._give(max(window_start, start), min(window_last, last), window_start, window_last)
+
+    def _give(self, start: int, last: int, window_start: int, window_last: int) -> None:
+        if start > window_start:
+            left = self._start_of.get(start - 1)
+            if left is not None:
+                self._remove(left, start - 1)
+                start = left
+        if last < window_last:
+            right = self._last_of.get(last + 1)
+            if right is not None:
+                self._remove(last + 1, right)
+                last = right
+        self._add(start, last)
+
+    def _windows_over(self, start: int, last: int) -> Sequence[tuple[int, int]]:
+        windows = self._windows
+        if len(windows) == 1:
+            only_start, only_last = windows[0]
+            return windows if only_start <= last and start <= only_last else ()
+        return windows[bisect_left(self._window_lasts, start) : bisect_right(self._window_starts, last)]
+
+    def _add(self, start: int, last: int) -> None:
+        self._last_of[start] = last
+        self._start_of[last] = start
+        size_class = _size_class(last - start + 1)
+        starts = self._classes.get(size_class)
+        if starts is None:
+            self._classes[size_class] = SortedList((start,))
+            self._filled.insert(bisect_left(self._filled, size_class), size_class)
+        else:
+            starts.add(start)
+
+    def _remove(self, start: int, last: int) -> None:
+        del self._last_of[start]
+        del self._start_of[last]
+        size_class = _size_class(last - start + 1)
+        starts = self._classes[size_class]
+        starts.remove(start)
+        if not starts:
+            del self._classes[size_class]
+            del self._filled[bisect_left(self._filled, size_class)]
+
+
+def _size_class(size: int) -> int:
+    """The class of a size in bytes (at least 1): ascending with the size, eight to a power of two."""
+    shift = size.bit_length() - 1 - _SUB_BITS
+    if shift <= 0:
+        return size
+    return (shift << _SUB_BITS) + (size >> shift)
+
+
+def _gaps(windows: Sequence[tuple[int, int]], used: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of `windows` that no range of `used` covers, in order."""
+    ranges = iter(used)
+    current = next(ranges, None)
+    for start, last in windows:
+        while current is not None and current[1] < start:
+            current = next(ranges, None)
+        while current is not None and current[0] <= last:
+            if current[0] > start:
+                yield start, current[0] - 1
+            start = current[1] + 1
+            if start > last:
+                break
+            current = next(ranges, None)
+        if start <= last:
+            yield start, last

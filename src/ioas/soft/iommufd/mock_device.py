@@ -1,0 +1,169 @@
+"""The mock device of the kernel's selftests (drivers/iommu/iommufd/selftest.c, 7.3).
+
+A test makes a device out of nothing, attached to an IOAS or a page table; it does no DMA. Its IOMMU is the mock unit, with a
+granule of 2 KiB.
+"""
+
+from __future__ import annotations
+
+from ctypes import sizeof
+from errno import EINVAL, EOPNOTSUPP
+from itertools import count
+from typing import TYPE_CHECKING, ClassVar
+
+from ioas.errors import KernelError, refuse
+from ioas.soft.iommu import Requester, System, Unit, mock_unit
+from ioas.soft.iommufd.device import Device
+from ioas.soft.iommufd.dispatch import Call
+from ioas.soft.iommufd.hwpt import UserData
+from ioas.soft.iommufd.objects import Object
+from ioas.uapi.base import end_of
+from ioas.uapi.iommufd import IOMMU_HWPT_ALLOC_DIRTY_TRACKING, IOMMU_HWPT_ALLOC_NEST_PARENT, IOMMU_HWPT_ALLOC_PASID
+from ioas.uapi.iommufd_test import (
+    IOMMU_HWPT_DATA_SELFTEST,
+    IOMMU_TEST_DEV_CACHE_DEFAULT,
+    IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS,
+    MOCK_DEV_CACHE_NUM,
+    MOCK_FLAGS_DEVICE_NO_DIRTY,
+    MOCK_FLAGS_DEVICE_PASID,
+    MOCK_IOMMUPT_DEFAULT,
+    MOCK_IOMMUPT_HUGE,
+    MOCK_PASID_WIDTH,
+    iommu_hwpt_selftest,
+    iommu_test_cmd,
+)
+
+if TYPE_CHECKING:
+    from ioas.soft.iommu import Domain
+    from ioas.soft.iommufd.context import Context
+    from ioas.soft.iommufd.group import DeviceGroup
+
+_DEVICE_FLAGS = MOCK_FLAGS_DEVICE_NO_DIRTY | MOCK_FLAGS_DEVICE_PASID
+
+
+class MockDevice(Device):
+    """A mock device as a bound device: its table data is the tests' own, and it has a mock cache."""
+
+    __slots__ = ("cache",)
+
+    holds_context: ClassVar[bool] = False
+    """It is made by a command on the context itself, and goes with it."""
+
+    def __init__(self, context: Context, requester: Requester, unit: Unit, group: DeviceGroup) -> None:
+        """Use `bind`."""
+        super().__init__(context, requester, unit, group)
+        self.cache = [IOMMU_TEST_DEV_CACHE_DEFAULT] * MOCK_DEV_CACHE_NUM
+
+    def make_domain(self, flags: int, data: UserData | None) -> Domain:
+        """Follows mock_domain_alloc_paging_flags: the data may ask for huge pages. Raises KernelError(EOPNOTSUPP)."""
+        kind = MOCK_IOMMUPT_DEFAULT
+        if data is not None:
+            kind = _table_kind(data)
+        return self.unit.domain(
+            dirty=bool(flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING),
+            nest_parent=bool(flags & IOMMU_HWPT_ALLOC_NEST_PARENT),
+            pasid=bool(flags & IOMMU_HWPT_ALLOC_PASID),
+            huge=kind == MOCK_IOMMUPT_HUGE,
+        )
+
+
+class MockObject(Object):
+    """What IOMMU_TEST_OP_MOCK_DOMAIN makes: destroying it takes the device away."""
+
+    __slots__ = ("device", "requester")
+
+    kind = "mock device"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.requester: Requester | None = None
+        self.device: MockDevice | None = None
+
+    def plug(self, flags: int, pt_id: int) -> tuple[MockDevice, int]:
+        """Make the device, bind it and attach it to `pt_id`; return it and its table's id.
+
+        Raises KernelError, with nothing left behind but this object: EINVAL for unknown flags, and as `Device.attach`.
+        """
+        if flags & ~_DEVICE_FLAGS:
+            raise refuse(EINVAL, f"device flags {flags:#x} are not all known", "field", "dev_flags")
+        self.requester = _new_requester(self.context.system, flags)
+        try:
+            self.device = MockDevice.bind(self.context, self.requester)
+            return self.device, self.device.attach(pt_id)
+        except KernelError:
+            self.destroy()
+            raise
+
+    def destroy(self) -> None:
+        """Detach, unbind and remove the device (iommufd_selftest_destroy)."""
+        if self.device is not None:
+            self.device.unbind()
+        if self.requester is not None:
+            self.requester.remove()
+        self.device = self.requester = None
+
+
+def mock_domain(call: Call[iommu_test_cmd]) -> None:
+    """IOMMU_TEST_OP_MOCK_DOMAIN and _FLAGS: a new mock device, attached to object `id` (iommufd_test_mock_domain)."""
+    command, objects = call.command, call.context.objects
+    flags = command.mock_domain_flags.dev_flags if command.op == IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS else 0
+    mock = MockObject(call.context)
+    try:
+        device, table_id = mock.plug(flags, command.id)
+        command.mock_domain.out_stdev_id = mock.id
+        command.mock_domain.out_hwpt_id = table_id
+        command.mock_domain.out_idev_id = device.id
+        call.respond()
+    except KernelError:
+        mock.destroy()
+        objects.abandon(mock)
+        raise
+    objects.publish(mock)
+
+
+def mock_domain_replace(call: Call[iommu_test_cmd]) -> None:
+    """IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE: attach mock device `id` elsewhere (iommufd_test_mock_domain_replace)."""
+    command = call.command
+    mock = call.context.objects.get(command.id, MockObject)
+    if mock.device is not None:
+        command.mock_domain_replace.pt_id = mock.device.replace(command.mock_domain_replace.pt_id)
+    call.respond()
+
+
+def dev_check_cache(call: Call[iommu_test_cmd]) -> None:
+    """IOMMU_TEST_OP_DEV_CHECK_CACHE: whether a mock cache entry of device `id` has a value. EINVAL if not."""
+    command = call.command
+    device = call.context.objects.get(command.id, Device)
+    entry, value = command.check_dev_cache.id, command.check_dev_cache.cache
+    cache = device.cache if isinstance(device, MockDevice) else []
+    if entry >= len(cache) or cache[entry] != value:
+        raise refuse(EINVAL, f"cache entry {entry} of {device} is not {value:#x}", "device", device.name)
+
+
+def _table_kind(data: UserData) -> int:
+    """Which mock table the user's data asks for (iommu_copy_struct_from_user, mock_domain_alloc_pgtable)."""
+    if data.type != IOMMU_HWPT_DATA_SELFTEST:
+        raise refuse(EOPNOTSUPP, f"data_type {data.type:#x} is not the selftest's", "field", "data_type")
+    minimum = end_of(iommu_hwpt_selftest, "iotlb")
+    if data.length < minimum:
+        raise refuse(EINVAL, f"data_len {data.length} is below {minimum}", "field", "data_len")
+    size = sizeof(iommu_hwpt_selftest)
+    raw = data.read(data.address, min(data.length, size)).ljust(size, b"\0")
+    kind = iommu_hwpt_selftest.from_buffer_copy(raw).pagetable_type
+    if kind not in (MOCK_IOMMUPT_DEFAULT, MOCK_IOMMUPT_HUGE):
+        raise refuse(EOPNOTSUPP, f"mock page table type {kind} is unknown", "field", "pagetable_type")
+    return kind
+
+
+def _new_requester(system: System, flags: int) -> Requester:
+    """A mock device with the lowest free name, in a group of its own, behind the machine's mock unit."""
+    names = {requester.name for group in system.groups.values() for requester in group.requesters}
+    name = next(name for name in (f"iommufd_mock{number}" for number in count()) if name not in names)
+    requester = Requester(system, name, _mock_unit(system), system.add_group())
+    requester.dirty_tracking = not flags & MOCK_FLAGS_DEVICE_NO_DIRTY
+    requester.max_pasid_log2 = MOCK_PASID_WIDTH if flags & MOCK_FLAGS_DEVICE_PASID else 0
+    return requester
+
+
+def _mock_unit(system: System) -> Unit:
+    return next((unit for unit in system.units if unit.kind == "mock"), None) or mock_unit(system)

@@ -1,0 +1,137 @@
+"""Objects and their ids (struct iommufd_object and the xarray of main.c, 7.3).
+
+Objects form a graph of use counts. A new object has one user, the table; whoever depends on it adds one, and
+IOMMU_DESTROY wants the table to be the only one left. An id is reserved first, while creating may still fail, and the object
+is published last. Ids are the lowest free ones, from 1.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from errno import EBUSY, ENOENT
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from ioas.errors import refuse
+
+if TYPE_CHECKING:
+    from ioas.soft.iommufd.context import Context
+
+T = TypeVar("T", bound="Object")
+
+
+class Object:
+    """Something that an id of a context names. Creating one reserves its id."""
+
+    __slots__ = ("context", "id", "users")
+
+    kind: ClassVar[str] = "object"
+    """For refusals: "IOAS", "page table", ..."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.users = 1
+        self.id = context.objects.reserve()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+    def destroy(self) -> None:
+        """Release everything that this object holds; it is out of the table already. Cannot fail."""
+        raise NotImplementedError
+
+
+class ObjectTable:
+    """The objects of one context, by id."""
+
+    __slots__ = ("_free", "_next", "_objects")
+
+    def __init__(self) -> None:
+        self._objects: dict[int, Object | None] = {}
+        """None: the id is reserved for an object that is being made."""
+        self._free: list[int] = []
+        self._next = 1
+
+    def __len__(self) -> int:
+        """How many ids are taken."""
+        return len(self._objects)
+
+    def __iter__(self) -> Iterator[Object]:
+        """The published objects, by id, as they are now."""
+        return iter([entry for _, entry in sorted(self._objects.items()) if entry is not None])
+
+    def reserve(self) -> int:
+        """The lowest free id, taken from now on."""
+        if self._free:
+            number = heapq.heappop(self._free)
+        else:
+            number = self._next
+            self._next += 1
+        self._objects[number] = None
+        return number
+
+    def publish(self, entry: Object) -> None:
+        """Let `entry` be found by its id: nothing can fail any more (iommufd_object_finalize)."""
+        self._objects[entry.id] = entry
+
+    def abandon(self, entry: Object) -> None:
+        """Free the id of an object that was not published (iommufd_object_abort)."""
+        del self._objects[entry.id]
+        heapq.heappush(self._free, entry.id)
+
+    def get(self, number: int, kind: type[T]) -> T:
+        """The object `number`, of the class `kind` (`Object` for any).
+
+        Raises KernelError(ENOENT) when there is none or it is of another kind.
+        """
+        entry = self._objects.get(number)
+        if isinstance(entry, kind):
+            return entry
+        wanted = f"no {kind.kind} has id {number}"
+        raise refuse(ENOENT, f"{wanted}; that is {entry}" if entry is not None else wanted, "object", number)
+
+    def destroy(self, number: int) -> None:
+        """Destroy the object `number` (iommufd_object_remove).
+
+        Raises KernelError: ENOENT when there is none, EBUSY while something else uses it.
+        """
+        entry = self.get(number, Object)
+        if entry.users != 1:
+            raise refuse(EBUSY, f"{entry} is in use ({', '.join(self.users_of(entry))})", "object", entry)
+        self._drop(entry)
+
+    def put_and_destroy(self, entry: Object) -> bool:
+        """Give back one use of `entry`, and destroy it if that was the last one; whether it was."""
+        entry.users -= 1
+        if entry.users != 1:
+            return False
+        self._drop(entry)
+        return True
+
+    def destroy_all(self) -> None:
+        """Destroy every object, leaves first (iommufd_fops_release)."""
+        progress = True
+        while progress:
+            progress = False
+            for entry in self:
+                if entry.users == 1 and self._objects.get(entry.id) is entry:
+                    self._drop(entry)
+                    progress = True
+
+    def users_of(self, entry: Object) -> list[str]:
+        """Who uses `entry`, as far as objects of this table do (for refusals)."""
+        names = [str(other) for other in self if entry in uses(other)]
+        others = entry.users - 1 - len(names)
+        if others > 0:
+            names.append(f"{others} more" if names else f"{others} use{'s' if others > 1 else ''}")
+        return names
+
+    def _drop(self, entry: Object) -> None:
+        del self._objects[entry.id]
+        heapq.heappush(self._free, entry.id)
+        entry.destroy()
+
+
+def uses(entry: Object) -> list[object]:
+    """The objects that `entry` depends on."""
+    return [value for name in ("ioas", "hwpt", "device", "parent") if (value := getattr(entry, name, None)) is not None]
