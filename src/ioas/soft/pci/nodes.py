@@ -84,8 +84,14 @@ class Tree:
         return node
 
     def link(self, path: str, target: str) -> None:
-        """Make at `path` the relative link that leads to absolute path `target`."""
-        self.add(path, Link(posixpath.relpath(target, posixpath.dirname(path))))
+        """Make at `path` the relative link that leads to absolute path `target`.
+
+        To a directory above it the link goes by that directory's name, as the kernel's do (kernfs_get_target_path).
+        """
+        relative = posixpath.relpath(target, posixpath.dirname(path))
+        if relative.endswith(".."):
+            relative = f"{relative}/../{posixpath.basename(target)}"
+        self.add(path, Link(relative))
 
     def remove(self, path: str) -> None:
         """Take a node (with everything below it) away; raises FileNotFoundError."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ioas.soft.pci.function import Function
 from ioas.soft.pci.nodes import Text, Tree
 from ioas.soft.pci.ports import RootPortWithoutAcs
-from ioas.soft.pci.sysfs_function import add_function, path_of, uevent
+from ioas.soft.pci.sysfs_function import add_function, cpu_list, cpu_mask, path_of, uevent
 from ioas.soft.pci.sysfs_iommu import add_iommu
 from ioas.soft.pci.topology import Topology
 
@@ -126,6 +126,8 @@ def _add_bus_directories(tree: Tree, topology: Topology) -> None:
         tree.link(f"{path}/subsystem", "/sys/class/pci_bus")
         tree.add(f"{path}/rescan", Text(b"", 0o200))
         tree.add(f"{path}/uevent", Text(b"", 0o644))
+        tree.add(f"{path}/cpuaffinity", _text(cpu_mask()))
+        tree.add(f"{path}/cpulistaffinity", _text(cpu_list()))
         tree.link(f"/sys/class/pci_bus/{name}", path)
     tree.add("/sys/devices/pci0000:00/uevent", Text(b"", 0o644))
 

@@ -92,12 +92,11 @@ def _modalias(function: Function) -> str:
 
 
 def _settings(function: Function) -> Iterator[Attribute]:
-    processors = os.cpu_count() or 1
     yield "irq", lambda: str(function.config.get(header.INTERRUPT_LINE, 1)), 0o444
     yield "enable", "1" if isinstance(function, RootPortWithoutAcs) else "0", 0o644
     yield "numa_node", "-1", 0o644
-    yield "local_cpus", _cpu_mask(processors), 0o444
-    yield "local_cpulist", f"0-{processors - 1}" if processors > 1 else "0", 0o444
+    yield "local_cpus", cpu_mask(), 0o444
+    yield "local_cpulist", cpu_list(), 0o444
     yield "dma_mask_bits", "32", 0o444
     yield "consistent_dma_mask_bits", "32", 0o444
     yield "broken_parity_status", "0", 0o644
@@ -109,9 +108,15 @@ def _settings(function: Function) -> Iterator[Attribute]:
     yield "power/runtime_status", "active" if isinstance(function, RootPortWithoutAcs) else "suspended", 0o444
 
 
-def _cpu_mask(processors: int) -> str:
-    """A bitmap as the kernel prints it: 32-bit words in hexadecimal, separated by commas."""
-    bits = (1 << processors) - 1
+def cpu_list() -> str:
+    """All processors as a list, such as "0-3"."""
+    processors = os.cpu_count() or 1
+    return f"0-{processors - 1}" if processors > 1 else "0"
+
+
+def cpu_mask() -> str:
+    """All processors as the kernel prints bitmaps: 32-bit words in hexadecimal, separated by commas."""
+    bits = (1 << (os.cpu_count() or 1)) - 1
     words: list[str] = []
     while bits >> 32:
         words.append(f"{bits & 0xFFFFFFFF:08x}")
