@@ -23,12 +23,12 @@ from ioas.soft.iommu import System
 from ioas.soft.pci import CharDevice, Function, Tree, VfioNode, build_sysfs
 from ioas.soft.vfio import VfioDevice, Watcher
 
-IOMMU_NUMBER = (10, 125)
-"""/dev/iommu is a misc device with a dynamic minor."""
+IOMMU_NUMBER = (10, 258)
+"""/dev/iommu is a misc device with a dynamic minor, which are above 255; here as on the reference machine."""
 CONTAINER_NUMBER = (10, 196)
 """/dev/vfio/vfio: a misc device with a minor of its own (VFIO_MINOR)."""
-CDEV_MAJOR = 511
-"""/dev/vfio/devices/*: "vfio-dev", the first of the dynamic majors above 255; the minor is the device's index."""
+CDEV_MAJOR = 248
+"""/dev/vfio/devices/*: "vfio-dev" has a dynamic major; here as on the reference machine. The minor is the device's index."""
 
 _DEFAULT_DEVICES = ("edu",)
 

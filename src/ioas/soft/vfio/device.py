@@ -118,8 +118,7 @@ class VfioDevice:
         with self.lock:
             self._disable()
         for pasid in sorted(self._pasids):
-            self.iommufd.detach(pasid)
-        self._pasids.clear()
+            self.detach(pasid)
         self.detach(None)
         self.iommufd.unbind()
         self.iommufd = self.context = None
@@ -134,10 +133,10 @@ class VfioDevice:
             self._attached = True
             return page_table
         if pasid in self._pasids:
-            return bound.replace(pt_id, pasid)
+            return bound.replace(pt_id, pasid or None)
         if pasid > _INT_MAX:
             raise refuse(ENOSPC, "a PASID has at most 31 bits here", "field", "pasid")
-        page_table = bound.attach(pt_id, pasid)
+        page_table = bound.attach(pt_id, pasid or None)  # to iommufd PASID 0 is DMA without one (IOMMU_NO_PASID)
         self._pasids.add(pasid)
         return page_table
 
@@ -151,7 +150,7 @@ class VfioDevice:
                 bound.detach()
             self._attached = False
         elif pasid in self._pasids:
-            bound.detach(pasid)
+            bound.detach(pasid or None)
             self._pasids.discard(pasid)
 
     def function_reset(self) -> bool:
