@@ -28,7 +28,7 @@ IOMMU_NUMBER = (10, 258)
 CONTAINER_NUMBER = (10, 196)
 """/dev/vfio/vfio: a misc device with a minor of its own (VFIO_MINOR)."""
 CDEV_MAJOR = 248
-"""/dev/vfio/devices/*: "vfio-dev" has a dynamic major; here as on the reference machine. The minor is the device's index."""
+"""/dev/vfio/devices/*: "vfio-dev" has a dynamic major; the minor is the index of the device."""
 
 _DEFAULT_DEVICES = ("edu",)
 

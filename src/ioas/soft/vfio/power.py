@@ -49,9 +49,11 @@ class Power:
         loses = not control & _NO_SOFT_RESET
         if state == D3HOT and loses:
             self._before_sleep = config.snapshot()
-        config.write(start + _CONTROL, (control & ~3 | state).to_bytes(2, "little"))
+        wanted = (control & ~3 | state).to_bytes(2, "little")
+        config.write(start + _CONTROL, wanted)
         if self.state == D3HOT and state == D0 and self._before_sleep is not None:
             config.restore(self._before_sleep)
+            config.write(start + _CONTROL, wanted)  # the one register that a kernel does not put back
             self._before_sleep = None
         self.state = state
 
