@@ -166,3 +166,20 @@ def test_a_reset_puts_registers_back_and_cancels_what_is_under_way(model: Model)
     timer = model.after(1, lambda: ran.append(1))
     model.reinitialise()
     assert (model.scratch, timer.pending, ran) == (7, False, [])
+
+
+def test_a_name_that_the_protocol_uses_is_refused_when_the_class_is_made() -> None:
+    for name in ("config", "reset", "dma", "interrupt", "bars", "lock", "options"):
+        with pytest.raises(UsageError, match=f"the name '{name}' belongs to Function"):
+            type("Hiding", (Function,), {"mmio": Bar(0, 4096), name: Register(0, 0)})
+
+
+def test_a_model_can_build_on_another() -> None:
+    class Larger(Model):
+        extra = Model.mmio.register(0x100)
+
+    function = Larger(size=8192)
+    machine(function)
+    function.bar_write(0, 0x100, word(5))
+    function.bar_write(0, 0x18, word(0))
+    assert (function.extra, function.hooked, function.size) == (5, 0xFFFFFFFF, 8192)

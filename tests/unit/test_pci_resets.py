@@ -131,3 +131,14 @@ def test_a_method_that_the_function_lacks_is_an_error_of_the_caller() -> None:
     machine(function)
     with pytest.raises(ValueError, match="has no reset method flr"):
         function.reset_by("flr")
+
+
+def test_a_function_level_reset_in_d3hot_leads_to_d0_and_resets_once() -> None:
+    function = with_capabilities(PowerManagement(no_soft_reset=False), Pcie(flr=True))
+    machine(function)
+    offset = function.config.find(0x01)
+    assert offset is not None
+    function.config.write(offset + 4, b"\x03\x00")
+    function.reinitialise()
+    function.config.write(offset + 4, b"\x00\x00")
+    assert function.resets == 1

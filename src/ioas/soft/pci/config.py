@@ -40,6 +40,7 @@ class Config:
         self._writable = bytearray(CONFIG_SIZE)
         self._clearable = bytearray(CONFIG_SIZE)
         self._watchers: list[_Watcher] = []
+        self._reset_watchers: list[Callable[[], None]] = []
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, as a configuration read returns them; bytes that are not decoded are 0xff."""
@@ -102,10 +103,16 @@ class Config:
         """Call `action` after each `write` (and `restore`) that touches any of the bytes."""
         self._watchers.append(_Watcher(offset, offset + width, action))
 
+    def watch_reset(self, action: Callable[[], None]) -> None:
+        """Call `action` after each `reset`: for owners that remember what a register held before."""
+        self._reset_watchers.append(action)
+
     def reset(self) -> None:
-        """Put every register back to its reset value. Watchers are not told: whoever resets knows."""
+        """Put every register back to its reset value. Watchers of writes are not told: nothing was written."""
         with self._lock:
             self._bytes[:] = self._initial
+            for action in self._reset_watchers:
+                action()
 
     def snapshot(self) -> bytes:
         """All bytes now, for `restore`."""

@@ -21,11 +21,18 @@ class Declaration:
     options: Mapping[str, AnyOption] = field(default_factory=dict)
 
 
-def declaration_of(model: type) -> Declaration:
-    """Collect what `model` and its base classes declare; raises UsageError where two BARs or registers overlap."""
+def declaration_of(model: type, protocol: type) -> Declaration:
+    """Collect what `model` and its base classes below `protocol` (the class Function) declare.
+
+    Raises UsageError where BARs or registers overlap, and for one whose name belongs to the protocol.
+    """
     attributes: dict[str, object] = {}
-    for each in reversed(model.__mro__):
-        attributes.update(vars(each))
+    for base in reversed(model.__mro__):
+        if base is not protocol and issubclass(base, protocol):
+            attributes.update(vars(base))
+    for name, each in attributes.items():
+        if isinstance(each, Register | Option | Bar) and not isinstance(each, Rom) and name in _names_of(protocol):
+            raise UsageError(f"{model.__name__}: the name {name!r} belongs to {protocol.__name__}; choose another")
     registers = [each for each in attributes.values() if isinstance(each, Register)]
     return Declaration(
         bars=_place_bars(model, [each for each in attributes.values() if isinstance(each, Bar)]),
@@ -33,6 +40,11 @@ def declaration_of(model: type) -> Declaration:
         map=_map_registers(model, registers),
         options={name: each for name, each in attributes.items() if isinstance(each, Option)},
     )
+
+
+def _names_of(protocol: type) -> frozenset[str]:
+    """What the protocol uses itself: a register called "config" would take the place of configuration space."""
+    return frozenset(dir(protocol)) | frozenset(protocol.__annotations__)
 
 
 def _place_bars(model: type, declared: Sequence[Bar]) -> Sequence[Bar | None]:

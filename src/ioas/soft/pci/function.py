@@ -5,7 +5,9 @@ The machine (`Topology.plug`) gives it an address, a requester behind an IOMMU, 
 example to read.
 
 One lock per function (`lock`) is held whenever code of the model runs, in whatever thread: register accesses, timer
-callbacks, resets. A model needs no locks of its own, and must not wait in its code.
+callbacks, resets. A model needs no locks of its own, and must not wait in its code. The order of locks is: the host's
+for object state (`System.lock`), a root port's, a function's. So nothing that a model calls - interrupt callbacks,
+listeners of incidents and faults - may take one of the former.
 """
 
 from __future__ import annotations
@@ -72,19 +74,32 @@ class Function:
     capabilities: ClassVar[tuple[Capability, ...]] = ()
     rom: ClassVar[Rom | None] = None
 
+    lock: threading.RLock
+    config: Config
+    """Configuration space."""
+    interrupts: Interrupts
+    dma: Dma
+    """The way to memory."""
+    incidents: deque[Incident]
+    """The last 256 things that went nowhere."""
+    on_incident: list[Callable[[Incident], None]]
+    """Called with each incident, on the thread that caused it."""
+    option_values: dict[str, OptionValue]
+    register_values: dict[str, int]
+
     _declared: ClassVar[Declaration] = Declaration()
 
     def __init_subclass__(cls, **keywords: object) -> None:
         super().__init_subclass__(**keywords)
-        cls._declared = declaration_of(cls)
+        cls._declared = declaration_of(cls, Function)
 
     def __init__(self, /, **options: OptionValue) -> None:
         """Raises UsageError naming the model, the option and what is allowed."""
         self.lock = threading.RLock()
         self.option_values = option_values(self.model or type(self).__name__, self._declared.options, options)
         self.register_values = {each.name: each.initial for each in self._declared.registers}
-        self.incidents: deque[Incident] = deque(maxlen=INCIDENTS_KEPT)
-        self.on_incident: list[Callable[[Incident], None]] = []
+        self.incidents = deque(maxlen=INCIDENTS_KEPT)
+        self.on_incident = []
         self.config = Config(CONFIG_SIZE if self._is_express() else CONVENTIONAL_SIZE, self.lock)
         self.dma = Dma(self)
         self._place: Place | None = None

@@ -43,3 +43,4 @@ class PowerManagement(Capability):
                 function.reinitialise()
 
         config.watch(offset + CONTROL, 2, changed)
+        config.watch_reset(lambda: state.__setitem__(0, D0))
