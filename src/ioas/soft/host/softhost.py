@@ -16,16 +16,17 @@ from ioas.errors import UsageError, refuse
 from ioas.host import Caller, Capability, File
 from ioas.soft.host.assembly import Assembly, assemble
 from ioas.soft.host.capabilities import parse_capabilities
-from ioas.soft.host.description import MachineDescription, check_isolation, parse_device
+from ioas.soft.host.description import MachineDescription, check_isolation, describe_device
 from ioas.soft.host.files import OpenFiles
 from ioas.soft.host.machine_file import load_machine
 from ioas.soft.iommu import System
 from ioas.soft.pci import CharDevice, Function, Tree, VfioNode, build_sysfs
 from ioas.soft.vfio import VfioDevice, Watcher
 
-IOMMU_NUMBER = (10, 258)
+MISC_MAJOR = 10
+IOMMU_NUMBER = (MISC_MAJOR, 258)
 """/dev/iommu is a misc device with a dynamic minor, which are above 255; here as on the reference machine."""
-CONTAINER_NUMBER = (10, 196)
+CONTAINER_NUMBER = (MISC_MAJOR, 196)
 """/dev/vfio/vfio: a misc device with a minor of its own (VFIO_MINOR)."""
 CDEV_MAJOR = 248
 """/dev/vfio/devices/*: "vfio-dev" has a dynamic major; the minor is the index of the device."""
@@ -65,7 +66,7 @@ class SoftHost:
 
     def __init__(
         self,
-        devices: Sequence[str] | None = None,
+        devices: Sequence[str | Function] | None = None,
         *,
         machine: str | os.PathLike[str] | None = None,
         capabilities: Iterable[str] = (),
@@ -76,8 +77,8 @@ class SoftHost:
         """Put a machine together.
 
         `devices` are descriptions as `--device` takes them ("edu", "edu,addr=0000:05:00.0,dma_mask=0xffffffff");
-        they stand beside those of the `machine` file (TOML, see `ioas.soft.host.machine_file`). Without either
-        there is one edu. `capabilities` are names as `--cap` takes them ("sys_rawio", "CAP_IPC_LOCK").
+        or functions made by the caller. They stand beside those of the `machine` file (TOML, see
+        `ioas.soft.host.machine_file`). Without either there is one edu. `capabilities` are names as `--cap` takes them ("sys_rawio", "CAP_IPC_LOCK").
         `iommufd_test` turns on IOMMU_TEST_CMD. `isolation` is "strict" (default) or "kernel" and overrides the
         machine file's.
 
@@ -164,16 +165,17 @@ class SoftHost:
 
     def _make_tree(self) -> Tree:
         vfio = {address: VfioNode(f"vfio{device.index}", *device.number) for address, device in self.devices.items()}
-        tree = build_sysfs(self._assembly.topology, vfio, {})
+        misc = {path.removeprefix("/dev/"): node[:2] for path, node in self.nodes.items() if node.major == MISC_MAJOR}
+        tree = build_sysfs(self._assembly.topology, vfio, {}, misc)
         for path, node in self.nodes.items():
             tree.add(path, CharDevice(*node))
         return tree
 
 
-def _describe(devices: Sequence[str] | None, machine: str | os.PathLike[str] | None) -> MachineDescription:
+def _describe(devices: Sequence[str | Function] | None, machine: str | os.PathLike[str] | None) -> MachineDescription:
     if isinstance(devices, str):
         raise UsageError(f"devices is a list of descriptions, not the text {devices!r}")
     description = MachineDescription() if machine is None else load_machine(machine)
     if devices is None:
         devices = _DEFAULT_DEVICES if machine is None else ()
-    return description.with_devices(parse_device(text) for text in devices)
+    return description.with_devices(describe_device(device) for device in devices)
