@@ -24,7 +24,6 @@ from ioas.uapi.vfio import (
     VFIO_DEVICE_GET_REGION_INFO,
     VFIO_DEVICE_RESET,
     VFIO_PCI_CONFIG_REGION_INDEX,
-    VFIO_PCI_NUM_REGIONS,
     VFIO_PCI_ROM_REGION_INDEX,
     vfio_device_attach_iommufd_pt,
     vfio_device_bind_iommufd,
@@ -124,7 +123,7 @@ class Device(OpenFile):
 
     def regions(self) -> list[Region]:
         """All regions that are there: BARs, expansion ROM, configuration space."""
-        found = [self.region(index) for index in range(min(self.info().num_regions, VFIO_PCI_NUM_REGIONS))]
+        found = [self.region(index) for index in range(VFIO_PCI_CONFIG_REGION_INDEX + 1)]
         return [region for region in found if region.size]
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 from ioas.errors import UsageError
 from ioas.host import File, Host
@@ -20,7 +21,7 @@ class Session:
     def __init__(self, host: Host, caller: LocalCaller) -> None:
         self.host = host
         self.caller = caller
-        self.files: set[OpenFile] = set()
+        self.files: WeakSet[OpenFile] = WeakSet()
 
     def close(self) -> None:
         """Close every file that is still open."""

@@ -1,0 +1,231 @@
+"""DMA of a device against memory of this process: where it lands, where it may not, and how long it does."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy
+import pytest
+
+from ioas.errors import BadAddress
+from ioas.host import PAGE_SIZE
+from ioas.uapi.iommufd import (
+    IOMMU_IOAS_MAP,
+    IOMMU_IOAS_MAP_FIXED_IOVA,
+    IOMMU_IOAS_MAP_READABLE,
+    IOMMU_IOAS_MAP_WRITEABLE,
+    iommu_ioas_map,
+)
+from tests.support.room import DEVICE_BUFFER, IOVA, Room, dma, opened, to_device, to_memory
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MAP_FIXED = 0x10
+SHARED = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    with opened() as room:
+        yield room
+
+
+def map_memory(flags: int, *, at: int = 0, fd: int = -1) -> int:
+    """A page of memory that no Python object owns, as a C program would map it."""
+    address = _libc.mmap(at, PAGE_SIZE, 3, flags | (_MAP_FIXED if at else 0), fd, 0)
+    assert address != ctypes.c_void_p(-1).value
+    return int(address)
+
+
+def map_for_dma(room: Room, address: int) -> None:
+    """IOAS_MAP of a bare address, as a C program would do it."""
+    flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE
+    command = iommu_ioas_map(size=40, flags=flags, ioas_id=room.space.id, user_va=address, length=PAGE_SIZE, iova=IOVA)
+    room.iommufd.ioctl(IOMMU_IOAS_MAP, command)
+
+
+def fill_device(room: Room, data: bytes) -> None:
+    """Put `data` into the device's buffer."""
+    with room.space.alloc(len(data), iova=IOVA + 0x100000) as buffer:
+        buffer.view[:] = data
+        to_device(room, buffer.iova, len(data))
+
+
+def test_data_go_to_the_device_and_back(room: Room) -> None:
+    data = numpy.random.default_rng(7).bytes(PAGE_SIZE)
+    with room.space.alloc(2 * PAGE_SIZE, writable=True, iova=IOVA) as buffer:
+        buffer.view[:PAGE_SIZE] = data
+        to_device(room, IOVA, PAGE_SIZE)
+        to_memory(room, IOVA + PAGE_SIZE, PAGE_SIZE)
+        assert buffer.view[PAGE_SIZE:] == data
+    assert room.host.faults() == []
+
+
+def test_dma_crosses_pages_and_mappings_that_follow_each_other(room: Room) -> None:
+    data = bytes(range(256)) * 8
+    fill_device(room, data)
+    first, second = mmap.mmap(-1, PAGE_SIZE), mmap.mmap(-1, PAGE_SIZE, flags=PRIVATE)
+    with room.space.map(first, iova=IOVA), room.space.map(second, iova=IOVA + PAGE_SIZE):
+        to_memory(room, IOVA + PAGE_SIZE - 1000, 2048)
+        assert first[PAGE_SIZE - 1000 :] + second[:1048] == data
+
+
+def test_dma_to_nowhere_is_stopped_and_explained(room: Room) -> None:
+    to_memory(room, IOVA, 16)
+    (fault,) = room.host.faults()
+    assert (fault.requester, fault.iova, fault.write, fault.reason) == ("0000:01:00.0", IOVA, True, "not mapped")
+
+
+def test_dma_after_unmapping_is_stopped_and_the_memory_unchanged(room: Room) -> None:
+    memory = mmap.mmap(-1, PAGE_SIZE)
+    memory[:] = b"-" * PAGE_SIZE
+    mapping = room.space.map(memory, iova=IOVA)
+    mapping.close()
+    to_memory(room, IOVA, PAGE_SIZE)
+    assert memory[:] == b"-" * PAGE_SIZE
+    assert [fault.reason for fault in room.host.faults()] == ["not mapped"]
+
+
+def test_a_device_cannot_write_where_it_may_only_read(room: Room) -> None:
+    with room.space.alloc(PAGE_SIZE, iova=IOVA) as buffer:
+        buffer.view[:4] = b"keep"
+        to_memory(room, IOVA, 16)
+        assert buffer.view[:4] == b"keep"
+    with room.space.alloc(PAGE_SIZE, iova=IOVA, writable=True, readable=False):
+        to_device(room, IOVA, 16)
+    assert [(fault.reason, fault.write) for fault in room.host.faults()] == [("permission", True)] or [
+        (fault.reason, fault.write) for fault in room.host.faults()
+    ] == [("permission", True), ("permission", False)]
+
+
+def test_an_address_beyond_the_device_s_mask_is_clamped(room: Room) -> None:
+    fill_device(room, b"clamped!")
+    with room.space.alloc(PAGE_SIZE, writable=True, iova=IOVA) as buffer:
+        dma(room, DEVICE_BUFFER, IOVA | 1 << 40, 8, 2)
+        assert buffer.view[:8] == b"clamped!"
+
+
+def test_shared_memory_is_hit_after_munmap_and_a_new_mapping(room: Room) -> None:
+    fd = os.memfd_create("old")
+    os.truncate(fd, PAGE_SIZE)
+    address = map_memory(mmap.MAP_SHARED, fd=fd)
+    map_for_dma(room, address)
+    map_memory(SHARED, at=address)
+    fill_device(room, b"to the old page")
+    to_memory(room, IOVA, 15)
+    assert ctypes.string_at(address, 15) == bytes(15)
+    assert os.pread(fd, 15, 0) == b"to the old page"
+    os.pwrite(fd, b"and from it", 0)
+    to_device(room, IOVA, 11)
+    with room.space.alloc(PAGE_SIZE, writable=True, iova=0) as buffer:
+        to_memory(room, 0, 11)
+        assert buffer.view[:11] == b"and from it"
+    room.space.unmap(IOVA, PAGE_SIZE)
+    _libc.munmap(address, PAGE_SIZE)
+    os.close(fd)
+
+
+def test_anonymous_shared_memory_is_hit_after_munmap_as_well(room: Room) -> None:
+    address = map_memory(SHARED)
+    ctypes.memmove(address, b"still here", 10)
+    map_for_dma(room, address)
+    _libc.munmap(address, PAGE_SIZE)
+    to_device(room, IOVA, 10)
+    with room.space.alloc(PAGE_SIZE, writable=True, iova=0) as buffer:
+        to_memory(room, 0, 10)
+        assert buffer.view[:10] == b"still here"
+
+
+def test_private_memory_that_went_away_is_a_fault_and_no_crash(room: Room) -> None:
+    address = map_memory(PRIVATE)
+    map_for_dma(room, address)
+    _libc.munmap(address, PAGE_SIZE)
+    to_memory(room, IOVA, 16)
+    (fault,) = room.host.faults()
+    assert (fault.iova, fault.reason) == (IOVA, "bus")
+
+
+def test_strict_refuses_memory_that_only_has_an_address() -> None:
+    from ioas.api import SoftHost
+
+    with SoftHost(strict=True) as host, host.iommufd() as iommufd, host.device("0000:01:00.0") as device:
+        device.bind(iommufd)
+        space = iommufd.ioas()
+        device.attach(space)
+        address = map_memory(PRIVATE)
+        with pytest.raises(BadAddress, match="register it"):
+            map_for_dma(Room(host, iommufd, device, space, device.bar(0)), address)
+        _libc.munmap(address, PAGE_SIZE)
+        space.alloc(PAGE_SIZE).close()
+
+
+def test_a_registered_buffer_is_hit_after_its_owner_forgot_it(room: Room) -> None:
+    memory = mmap.mmap(-1, PAGE_SIZE, flags=PRIVATE)
+    view = memoryview(memory)
+    room.space.map(memory, iova=IOVA)
+    with pytest.raises(BufferError):
+        memory.close()
+    del memory
+    fill_device(room, b"held")
+    to_memory(room, IOVA, 4)
+    assert view[:4] == b"held"
+    view.release()
+
+
+def test_shared_memory_is_hit_after_fork_writes_and_the_end_of_a_process_that_maps_it() -> None:
+    """In a process of its own, because forking one that has threads is not for a test runner."""
+    root = Path(__file__).parents[2]
+    script = """
+    import mmap, os
+    from tests.support.room import IOVA, opened, to_device, to_memory
+    with opened() as room:
+        memory = mmap.mmap(-1, 4096)
+        room.space.map(memory, iova=IOVA)
+        memory[:6] = b"before"
+        to_device(room, IOVA, 6)
+        child = os.fork()
+        if child == 0:
+            memory[16:21] = b"child"
+            os._exit(0)
+        memory[:6] = b"parent"
+        os.waitpid(child, 0)
+        to_memory(room, IOVA + 32, 6)
+        assert memory[:6] == b"parent" and memory[16:21] == b"child" and memory[32:38] == b"before", memory[:64]
+        room.space.unmap_all()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/edu_api.py"
+
+
+def test_the_example_with_the_api_works() -> None:
+    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "10! = 3628800" in done.stdout
+    assert "stopped by the IOMMU, not mapped at 0x100000" in done.stdout
+
+
+@pytest.mark.parametrize("headers", ["the machine's", "7.3's"])
+def test_the_c_example_compiles_without_a_warning(
+    headers: str, cc: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    include = [] if headers == "the machine's" else ["-isystem", request.getfixturevalue("uapi_headers")]
+    command = [cc, "-O2", "-Wall", "-Wextra", "-Werror", *include, "-o", tmp_path / "edu", EXAMPLE.with_name("edu.c")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([tmp_path / "edu"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "edu: usage: edu BDF, for example edu 0000:01:00.0\n")
