@@ -16,14 +16,14 @@ import mmap
 import os
 import resource
 import threading
-from bisect import bisect_right
 from collections.abc import Iterable
 from errno import EFAULT
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy
 
 from ioas.errors import EnvironmentRefusal, KernelError, UsageError, refuse
+from ioas.host.local_buffers import BufferTable, RegisteredBuffer
 from ioas.host.local_windows import (
     AddressAccess,
     BufferAccess,
@@ -65,31 +65,6 @@ class LocalPin:
             window.drop()
 
 
-class _Registered(NamedTuple):
-    """A registered buffer; entries of the table are replaced, never changed."""
-
-    start: int
-    end: int
-    writable: bool
-    window: Window
-    users: int
-
-
-class _Table(NamedTuple):
-    """The registered buffers by address. Replaced as a whole, so that readers need no lock."""
-
-    starts: list[int]
-    entries: list[_Registered]
-
-    def find(self, address: int, end: int) -> _Registered | None:
-        index = bisect_right(self.starts, address) - 1
-        if index >= 0:
-            entry = self.entries[index]
-            if end <= entry.end:
-                return entry
-        return None
-
-
 class LocalMemory:
     """The address space of this process (implements `ioas.host.AddressSpace`). Safe to use from any thread."""
 
@@ -109,7 +84,7 @@ class LocalMemory:
         self._lock = threading.Lock()
         self._private = Windows(("mm", self._pid), AddressAccess(self._mem, 0))
         self._shared: dict[tuple[int, int], Windows] = {}
-        self._table = _Table([], [])
+        self._table = BufferTable([], [])
 
     def close(self) -> None:
         """Close the descriptors; nothing can be pinned or copied afterwards. Idempotent."""
@@ -175,25 +150,24 @@ class LocalMemory:
         with self._lock:
             entry = self._table.find(address, address + len(view))
             if entry is None:
-                self._check_overlap(address, address + len(view))
-                window = self._window(address, view)
-                entry = _Registered(address, address + len(view), not view.readonly, window, 0)
-            self._replace(entry._replace(users=entry.users + 1))
+                entry = self._register(address, view)
+            entry.users += 1
             return address
 
     def register_again(self, address: int) -> None:
         """Count one more `register` of the buffer at `address`. Raises UsageError when none is registered there."""
         with self._lock:
-            entry = self._registered_at(address)
-            self._replace(entry._replace(users=entry.users + 1))
+            self._registered_at(address).users += 1
 
     def unregister(self, address: int) -> None:
         """Undo one `register` of the memory at `address`. Raises UsageError when it is not registered."""
         with self._lock:
             entry = self._registered_at(address)
-            self._replace(entry._replace(users=entry.users - 1))
-        if entry.users == 1:
-            entry.window.drop()
+            entry.users -= 1
+            if entry.users:
+                return
+            self._table = self._table.without(entry)
+        entry.window.drop()
 
     def registered(self) -> int:
         """How many buffers are registered (for leak checks)."""
@@ -282,26 +256,23 @@ class LocalMemory:
         access = BufferAccess(view) if anonymous else AddressAccess(self._mem, address, view.release)
         return self._file_windows(vma.device, vma.inode).add(offset, offset + len(view), access)
 
-    def _check_overlap(self, start: int, end: int) -> None:
-        for entry in self._table.entries:
-            if entry.start < end and start < entry.end:
-                raise UsageError(
-                    f"the buffer at {start:#x}-{end - 1:#x} overlaps the registered one at"
-                    f" {entry.start:#x}-{entry.end - 1:#x}"
-                )
+    def _register(self, address: int, view: memoryview) -> RegisteredBuffer:
+        """A new entry of the table. The lock is held."""
+        end = address + len(view)
+        if other := self._table.overlapping(address, end):
+            raise UsageError(
+                f"the buffer at {address:#x}-{end - 1:#x} overlaps the registered one at"
+                f" {other.start:#x}-{other.end - 1:#x}"
+            )
+        entry = RegisteredBuffer(address, end, not view.readonly, self._window(address, view))
+        self._table = self._table.with_entry(entry)
+        return entry
 
-    def _registered_at(self, address: int) -> _Registered:
+    def _registered_at(self, address: int) -> RegisteredBuffer:
         entry = self._table.find(address, address + 1)
         if entry is None:
             raise UsageError(f"no buffer is registered at {address:#x}")
         return entry
-
-    def _replace(self, entry: _Registered) -> None:
-        """Put a changed entry into the table, or take it out when nobody uses it. The lock is held."""
-        entries = [one for one in self._table.entries if one.start != entry.start]
-        if entry.users:
-            entries.insert(bisect_right(entries, entry.start, key=lambda one: one.start), entry)
-        self._table = _Table([one.start for one in entries], entries)
 
     def _copy_in(self, address: int, length: int) -> bytes:
         """Let the kernel copy, for it knows what may be read: a bad pointer is EFAULT and not a crash."""
