@@ -1,4 +1,4 @@
-"""`python -m ioas` is the `ioas` command."""
+"""``python -m ioas``: the same as the command ``ioas``."""
 
 from ioas.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line: thin, one module for each command; it parses, calls and renders."""
+"""The command ``ioas``."""
 
 from ioas.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`ioas devices`: the models that `--device` knows."""
+"""``ioas devices``: the models that --device knows, and their options."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ import click
 
 @click.command()
 def devices() -> None:
-    """List the device models that --device knows, and their options."""
+    """List the device models for --device, with their options and defaults."""
     from ioas.soft.host.models import load_model, model_names
 
     for name in model_names():
         model = load_model(name)
-        click.echo(f"{name}: {(model.__doc__ or '').strip().splitlines()[0]}")
+        click.echo(f"{name}: {_first_line(model.__doc__)}")
+        click.echo(f"  {'addr=BDF':<24} where it stands [the next free of 0000:01:00.0, 0000:02:00.0, ...]")
         for option, declared in model.options().items():
-            click.echo(f"  {option}={declared.default}  {declared.help}")
+            shown = f"{option}={_shown(declared.default)}"
+            click.echo(f"  {shown:<24} {declared.help} [{declared.expected}]")
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0].rstrip(".")
+
+
+def _shown(value: object) -> str:
+    return f"{value:#x}" if type(value) is int and value > 0xFFF else str(value)

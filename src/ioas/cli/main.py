@@ -1,84 +1,74 @@
-"""The `ioas` command: the group that the commands hang on, and the one place where errors become one line.
+"""Entry: find the command, and turn whatever goes wrong into one line and an exit status.
 
-Exit status 2 is for a wrong command line or machine description, 1 for what the environment refuses and
-for bugs. No traceback reaches the user unless IOAS_DEBUG is set.
+Statuses: 2 for a wrong option or machine description; 126 and 127 as env(1) for a program that cannot be run; 125
+when this environment does not allow it, or when ioas itself fails; 130 after Ctrl-C. Commands import what they need when they
+run, so that a wrong option is answered at once.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
 from ioas import __version__
+from ioas.cli.devices import devices
+from ioas.cli.run import run
 from ioas.errors import IoasError, UsageError
 
-_COMMANDS = {
-    "devices": ("ioas.cli.devices", "The device models that --device knows, and their options."),
-    "run": ("ioas.cli.run", "Run a program on a software machine with an IOMMU and devices."),
-}
-"""Command, the module that has it under the same name, and its line in the help: modules load when they are used."""
+_WRONG_USAGE = 2
+_NOT_POSSIBLE = 125
+_INTERRUPTED = 130
 
 
-class _Lazy(click.Group):
-    """A group that imports a command only when it is called, so that `ioas --help` is quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, _ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), cmd_name)
-        return command if isinstance(command, click.Command) else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_line) for name, (_, help_line) in sorted(_COMMANDS.items())])
-
-
-@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ioas")
-def _ioas() -> None:
-    """Give every program an IOMMU: Linux's iommufd and VFIO, in software.
-
-    `ioas run -- PROGRAM` runs an unmodified program on a software machine.
-    """
+def ioas() -> None:
+    """Linux's user-space IOMMU interfaces, iommufd and VFIO, on a machine made of software."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line (`arguments`, by default those of the process) and exit with its status."""
+ioas.add_command(run)
+ioas.add_command(devices)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; ends the process. `arguments` are those of the command line unless given."""
+    sys.exit(_status(None if arguments is None else list(arguments)))
+
+
+def _status(arguments: list[str] | None) -> int:
     try:
-        status = _ioas.main(arguments, prog_name="ioas", standalone_mode=False)
+        status = ioas.main(arguments, prog_name="ioas", standalone_mode=False)
     except click.ClickException as error:
-        click.echo(f"ioas: {error.format_message()}{_hint(error)}", err=True)
-        status = error.exit_code
+        return _complain(_usage(error), error.exit_code)
     except click.Abort:
-        status = 130
+        return _INTERRUPTED
+    except UsageError as error:
+        return _complain(str(error), getattr(error, "status", _WRONG_USAGE))
+    except IoasError as error:
+        return _complain(str(error), _NOT_POSSIBLE)
     except BrokenPipeError:
-        status = 141
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes standard output once more at exit
-    except Exception as error:  # the last line of defence: a user sees one line, whatever happened
+        sys.stdout = None  # type: ignore[assignment]  # nobody reads: do not complain again at exit
+        return _NOT_POSSIBLE
+    except Exception as error:
         if os.environ.get("IOAS_DEBUG"):
             raise
-        status = _complain(error)
-    sys.exit(status)
+        advice = "please report it with the command that you ran; IOAS_DEBUG=1 shows where it comes from"
+        return _complain(f"internal error: {type(error).__name__}: {error}; {advice}", _NOT_POSSIBLE)
+    return status if isinstance(status, int) else 0
 
 
-def _hint(error: click.ClickException) -> str:
-    """Where to read on, for a wrong command line."""
-    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-    return f" (see {path} --help)" if path else ""
+def _complain(message: str, status: int) -> int:
+    """Write one line to standard error."""
+    print(f"ioas: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    return status
 
 
-def _complain(error: Exception) -> int:
-    """Say in one line what went wrong; return the exit status."""
-    if isinstance(error, (IoasError, OSError)):
-        click.echo(f"ioas: {error}", err=True)
-        return int(getattr(error, "status", 2)) if isinstance(error, UsageError) else 1
-    where = f"{type(error).__name__}: {error}".splitlines()[0]
-    click.echo(f"ioas: a bug in ioas ({where}); please report what IOAS_DEBUG=1 prints", err=True)
-    return 1
+def _usage(error: click.ClickException) -> str:
+    """A usage error in one line, with the command whose --help tells more."""
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{message} (see {context.command_path} --help)" if context else message

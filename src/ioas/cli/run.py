@@ -1,89 +1,71 @@
-"""`ioas run`: an unmodified program on a software machine; see `ioas.run` for how."""
+"""``ioas run``: a program on a software machine; and ``ioas run --check``."""
 
 from __future__ import annotations
-
-import os
-import signal
-from typing import NoReturn
 
 import click
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @click.option(
     "--device",
     "devices",
     multiple=True,
-    metavar="MODEL[,addr=BDF][,OPTION=VALUE]",
-    help="Put a device into the machine; repeatable (default: one edu). `ioas devices` lists the models.",
+    metavar="MODEL[,addr=BDF][,OPTION=VALUE]...",
+    help="A device of the machine; repeatable. Without --device and --machine there is one edu. See `ioas devices`.",
 )
-@click.option("--machine", metavar="FILE", type=click.Path(), help="Describe the whole machine in a TOML file.")
-@click.option("--iommufd-test", is_flag=True, help="Turn on the mock-device operations of the kernel's selftests.")
+@click.option("--machine", metavar="FILE", help="A machine description in TOML.")
 @click.option(
-    "--cap",
-    "capabilities",
-    multiple=True,
-    metavar="NAME",
-    help="Grant a capability on the software machine, such as sys_rawio; repeatable.",
+    "--cap", "capabilities", multiple=True, metavar="NAME", help="Grant a capability on this machine; repeatable."
 )
-@click.option("--explain", is_flag=True, help="Say why each refused call was refused, and what was in the way.")
-@click.option("--summary", is_flag=True, help="At the end, count the calls, refusals, mappings and DMA.")
-@click.option("--strict", is_flag=True, help="Refuse memory that could not be kept pinned through munmap and fork.")
-@click.option("--check", is_flag=True, help="Say what this environment allows and what is degraded, and exit.")
-@click.argument("program", nargs=-1, type=click.UNPROCESSED)
+@click.option("--iommufd-test", is_flag=True, help="Offer the mock devices of the kernel's selftests.")
+@click.option("--explain", is_flag=True, help="Say why each refused call was refused, and each stopped DMA.")
+@click.option("--summary", is_flag=True, help="Say at the end what was called.")
+@click.option("--strict", is_flag=True, help="Refuse memory for DMA that would not stay pinned (see docs/run.md).")
+@click.option("--check", is_flag=True, help="Say what this environment allows and what is degraded; run nothing.")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM [ARGUMENT]...")
 def run(
     devices: tuple[str, ...],
     machine: str | None,
-    iommufd_test: bool,
     capabilities: tuple[str, ...],
+    iommufd_test: bool,
     explain: bool,
     summary: bool,
     strict: bool,
     check: bool,
     program: tuple[str, ...],
-) -> None:
-    """Run PROGRAM on a software machine with an IOMMU and devices; its exit status is the program's.
+) -> int:
+    """Run PROGRAM on a software machine with an IOMMU.
 
-    The program needs no change, no root and no hardware: it opens /dev/iommu and /dev/vfio/devices/vfio0 and finds
-    its device under /sys/bus/pci/devices. This is a laboratory, not a sandbox.
+    The program finds /dev/iommu, /dev/vfio and the machine's part of /sys; nothing is preloaded or changed in it. Its
+    input, output, signals and exit status are its own. The command ends when nothing that it started is left.
     """
     if check:
-        _check()
+        return _check()
     if not program:
-        raise click.UsageError("no program to run; for example: ioas run --device edu -- ./my-driver 0000:01:00.0")
-    from ioas.run import Options, Supervisor, find_program
+        raise click.UsageError("a PROGRAM to run is missing", click.get_current_context())
+    from ioas.run import Options, Supervisor, end_like, find_program, take_signals
+
+    find_program(program[0])
+    mask = take_signals()  # before the machine starts threads of its own
     from ioas.soft.host import SoftHost
 
-    find_program(program[0], os.environ)  # a missing program is told before a machine is built
     host = SoftHost(
-        devices or None, machine=machine, capabilities=capabilities, iommufd_test=iommufd_test, strict=strict
+        list(devices) or None,
+        machine=machine,
+        capabilities=capabilities,
+        iommufd_test=iommufd_test,
+        strict=strict,
     )
-    status = Supervisor(host, program, Options(explain=explain, summary=summary)).run()
-    _leave(status)
+    status = Supervisor(host, program, Options(explain=explain, summary=summary), mask).run()
+    return end_like(status)
 
 
-def _leave(status: int) -> NoReturn:
-    """Exit as the program did: with its status, or by the signal that killed it."""
-    if status < 0:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core to keep is the program's
-        if -status != signal.SIGKILL:
-            signal.signal(-status, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
-        os.kill(os.getpid(), -status)
-    raise SystemExit(status if status >= 0 else 128 - status)
-
-
-def _check() -> NoReturn:
-    from rich.console import Console
-    from rich.table import Table
-
-    from ioas.run import check_environment
+def _check() -> int:
+    """Print what works here; the exit status."""
+    from ioas.run.check import check_environment
 
     findings = check_environment()
-    table = Table("what", "here", "so", box=None, pad_edge=False)
+    width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        table.add_row(finding.name, finding.state, finding.consequence)
-    Console(highlight=False).print(table)
-    raise SystemExit(1 if any(finding.fatal for finding in findings) else 0)
+        click.echo(f"{finding.verdict:<9} {finding.name:<{width}}  {finding.text}")
+    return int(any(finding.verdict == "missing" for finding in findings))

@@ -4,7 +4,19 @@
 """
 
 from ioas.run.check import Finding, check_environment
+from ioas.run.jobs import end_like, take_signals
 from ioas.run.program import ProgramError, find_program
-from ioas.run.supervisor import Machine, Options, Supervisor
+from ioas.run.server import Machine
+from ioas.run.supervisor import Options, Supervisor
 
-__all__ = ["Finding", "Machine", "Options", "ProgramError", "Supervisor", "check_environment", "find_program"]
+__all__ = [
+    "Finding",
+    "Machine",
+    "Options",
+    "ProgramError",
+    "Supervisor",
+    "check_environment",
+    "end_like",
+    "find_program",
+    "take_signals",
+]

@@ -1,25 +1,44 @@
-"""`Supervisor`: runs one program on one machine and answers for the machine until nobody uses it any more."""
+"""`Supervisor`: runs one program on one machine and answers for the machine until nobody uses it any more.
+
+The supervisor is the parent of the program, which runs as a child in the same process group (see `ioas.run.jobs`). It ends when no
+process is left that came from the program, as ``strace -f`` does, because daemons that the program leaves
+behind use the machine too. Two threads: this one serves calls (`ioas.run.server`), the other sees to the rest (`ioas.run.watcher`).
+
+`ioas run` is a laboratory, not a sandbox: a call that it lets go on is read again by the kernel, and a program
+that changes its arguments in between can get past it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
+import resource
+import signal
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
+from errno import EBADF
 
-from ioas.host import Capability, Host
+from ioas.errors import EnvironmentRefusal
+from ioas.run import kernel
+from ioas.run.filter import FdRange, build, rules
+from ioas.run.handlers import HANDLERS
+from ioas.run.jobs import Job, pending_end, take_signals
+from ioas.run.launch import Launched, descriptor_range, exec_failure, launch
+from ioas.run.listener import Gone, Listener
+from ioas.run.program import ProgramError, find_program
+from ioas.run.report import Reporter
+from ioas.run.server import Machine, Server
+from ioas.run.tell import tell_faults
+from ioas.run.watcher import Watcher
 
-
-class Machine(Host, Protocol):
-    """What a supervisor wants of a host beyond `Host.open`; `ioas.soft.host.SoftHost` has it all."""
-
-    grants: frozenset[Capability]
-    """Capabilities that every caller has on this machine."""
-    strict: bool
-    """Refuse to pin memory that would not stay pinned."""
-
-    def close(self) -> None:
-        """Close what is still open and stop every thread. Idempotent."""
-        ...
+_STDERR = 2
+_SETTLE = 0.001
+_SWITCH_INTERVAL = 0.0002
+"""Seconds after which a thread of a device model lets the serving thread have the interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +56,130 @@ class Options:
 class Supervisor:
     """Runs one program. An object serves once."""
 
-    def __init__(self, machine: Machine, argv: Sequence[str], options: Options = Options()) -> None:
-        """`argv`: the program, looked up in PATH, and its arguments; `machine` is closed at the end of `run`."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        machine: Machine,
+        argv: Sequence[str],
+        options: Options = Options(),
+        mask: AbstractSet[int] | None = None,
+    ) -> None:
+        """`argv`: the program, looked up in PATH, and its arguments; `machine` is closed at the end of `run`.
+
+        `mask`: the signal mask that the program shall have, when `take_signals` has been called already.
+        """
+        self._machine = machine
+        self._argv = list(argv)
+        self._reporter = Reporter(explain=options.explain, summary=options.summary)
+        self._mask = mask
+        self._failure: ProgramError | None = None
 
     def run(self, environment: Mapping[str, str] | None = None) -> int:
-        """Run the program; return when no process that it started uses the machine any more.
+        """Run the program; return when no process that came from it is left.
 
-        Returns its exit status, or minus the number of the signal that killed it. Takes this process over
-        while it runs: signals, standard input and output, inherited descriptors (see `ioas.run.jobs`).
+        Returns its exit status, or minus the number of the signal that killed it. Takes this process over while
+        it runs: signals, standard input and output, inherited descriptors. Call it from the main thread.
 
         Raises ProgramError: it cannot be started; EnvironmentRefusal: seccomp notification is not available.
         """
-        raise NotImplementedError
+        if platform.machine() != "x86_64" or sys.platform != "linux":
+            raise EnvironmentRefusal(
+                f"ioas run serves Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
+            )
+        environment = os.environ if environment is None else environment
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._machine.close)
+            path = find_program(self._argv[0], environment)
+            numbers = descriptor_range()
+            undo.callback(sys.setswitchinterval, sys.getswitchinterval())
+            sys.setswitchinterval(_SWITCH_INTERVAL)
+            mask = take_signals() if self._mask is None else self._mask
+            undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+            if (early := pending_end()) is not None:
+                return -early
+            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+            program = build(rules(numbers, eventfds=not can_fetch_descriptors()))
+            launched = launch(path, self._argv, environment, program, mask)
+            _let_go_of_inherited()
+            _raise_descriptor_limit()
+            tell_faults(self._machine, self._reporter)
+            job = Job(launched.pid)
+            self._serve(launched, job, numbers, path)
+        if self._failure:
+            raise self._failure
+        if self._reporter.summary:
+            self._reporter.summarise("")
+        return job.status if job.status is not None else 1
+
+    def _serve(self, launched: Launched, job: Job, numbers: FdRange, path: str) -> None:
+        listener = Listener(launched.listener)
+        listener.synchronise()
+        watcher = Watcher(job, listener, self._reporter.bug)
+
+        def watch(pidfd: int) -> None:
+            watcher.watch(pidfd, server.process_ended)
+
+        def released(fd: int) -> None:
+            time.sleep(_SETTLE)  # most often the next call drains first
+            server.release()
+
+        def executed(fd: int) -> None:
+            watcher.unwatch(fd)
+            self._failure = exec_failure(launched.channel, path)
+            launched.channel.close()
+
+        server = Server(self._machine, listener, numbers, self._reporter, watch, watcher.unwatch, HANDLERS)
+        watcher.watch(server.files.epoll.fileno(), released)
+        watcher.watch(launched.channel.fileno(), executed)
+        watcher.start()
+        _receive(listener, server, watcher)
+        watcher.join()
+        server.close()
+
+
+def _receive(listener: Listener, server: Server, watcher: Watcher) -> None:
+    """Serve calls until nobody is left."""
+    while True:
+        try:
+            call = listener.receive()
+        except InterruptedError:
+            if watcher.deserted:
+                break
+            continue
+        except Gone:
+            if watcher.deserted or listener.deserted():
+                break
+            continue
+        server.serve(call)
+    watcher.notice()
+
+
+def _let_go_of_inherited() -> None:
+    """Close what the program has inherited through us, so that others see its pipes end when the program closes them.
+
+    Descriptors of our own are close-on-exec (PEP 446), so whatever is not is from outside. Standard error stays, for our
+    messages.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for standard in (0, 1):
+        os.dup2(nowhere, standard, inheritable=False)
+    os.close(nowhere)
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if fd > _STDERR and os.get_inheritable(fd):
+                os.close(fd)
+
+
+def _raise_descriptor_limit() -> None:
+    """Take all descriptors that we may have; the program, which has been started, keeps its own limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def can_fetch_descriptors() -> bool:
+    """Whether pidfd_getfd(2) is allowed here, tried on ourselves."""
+    try:
+        os.close(kernel.take_fd(os.getpid(), _STDERR))
+    except OSError as error:
+        return error.errno == EBADF
+    return True

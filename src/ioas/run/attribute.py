@@ -1,0 +1,59 @@
+"""A text of /sys that has been opened for writing: what is written goes to the machine."""
+
+from __future__ import annotations
+
+import select
+from errno import EINVAL, ENODEV, ENOTTY
+from typing import TYPE_CHECKING
+
+from ioas.errors import KernelError, refuse
+from ioas.host import Caller
+from ioas.soft.pci.nodes import Text
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class AttributeFile:
+    """An open sysfs attribute (implements `ioas.host.File`)."""
+
+    device_number = (0, 0)
+
+    def __init__(self, node: Text) -> None:
+        self._node = node
+        self._position = 0
+
+    def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
+        """ENOTTY: texts have none."""
+        raise refuse(ENOTTY, "a text of /sys answers no ioctl", "request", f"{request:#x}")
+
+    def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
+        """Read from `offset`, or from where the last read ended."""
+        start = self._position if offset is None else offset
+        data = self._node.read()[start : start + length]
+        if offset is None:
+            self._position += len(data)
+        return data
+
+    def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
+        """One write is one command, as in the kernel. Raises KernelError with the errno of the machine's answer."""
+        if self._node.write is None:
+            raise refuse(EINVAL, "nothing can be written there")
+        try:
+            self._node.write(data)
+        except KernelError:
+            raise
+        except OSError as error:
+            raise refuse(error.errno or EINVAL, error.strerror or "the machine does not take this value") from error
+        return len(data)
+
+    def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
+        """ENODEV: texts cannot be mapped."""
+        raise refuse(ENODEV, "a text of /sys cannot be mapped")
+
+    def poll(self, caller: Caller) -> int:
+        """Always ready."""
+        return select.POLLIN | select.POLLOUT
+
+    def close(self) -> None:
+        """Nothing to release."""

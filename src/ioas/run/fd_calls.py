@@ -1,0 +1,250 @@
+"""Calls on descriptors: ioctl, read and write in all their forms, mmap, fstat, dup."""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+from errno import EINVAL, ENODEV
+
+from ioas.errors import KernelError, refuse
+from ioas.run.caller import ProcessCaller
+from ioas.run.files import Given
+from ioas.run.kernel import Nr, take_fd
+from ioas.run.listener import Call
+from ioas.run.names import request_name, show_ioctl
+from ioas.run.outcome import Handler, Outcome
+from ioas.run.server import Server
+from ioas.run.statfiles import Shown, anonymous_file, device_node, pack_stat, pack_statx
+
+_AT_EMPTY_PATH = 0x1000
+_WORD = 0xFFFFFFFF
+_MOST_AT_ONCE = 1 << 22
+"""A read or write moves at most this much; shorter than asked for is a legal answer."""
+_MOST_VECTORS = 1024
+_VECTOR = struct.Struct("QQ")
+
+
+def ioctl(server: Server, call: Call) -> int | Outcome:
+    """ioctl(2)."""
+    found = server.find(call, call.arguments[0])
+    if found is None:
+        return Outcome.PROCEED
+    caller, given = found
+    request, argument = call.arguments[1] & _WORD, call.arguments[2]
+    if server.reporter.summary:
+        server.reporter.calls[request_name(given.path, request)] += 1
+    try:
+        return given.file.ioctl(caller, request, argument)
+    except KernelError as error:
+        text = show_ioctl(given.path, request, argument, caller.memory.read) if server.reporter.explain else ""
+        server.refused(call, caller, text, request_name(given.path, request), error)
+        raise
+
+
+def read(server: Server, call: Call) -> int | Outcome:
+    """read(2) and pread(2)."""
+    fd, buffer, length = call.arguments[:3]
+    return _transfer(server, call, fd, [(buffer, length)], _offset(call), write=False)
+
+
+def write(server: Server, call: Call) -> int | Outcome:
+    """write(2) and pwrite(2)."""
+    fd, buffer, length = call.arguments[:3]
+    return _transfer(server, call, fd, [(buffer, length)], _offset(call), write=True)
+
+
+def read_vector(server: Server, call: Call) -> int | Outcome:
+    """readv(2), preadv(2), preadv2(2)."""
+    return _transfer(server, call, call.arguments[0], None, _offset(call), write=False)
+
+
+def write_vector(server: Server, call: Call) -> int | Outcome:
+    """writev(2), pwritev(2), pwritev2(2)."""
+    return _transfer(server, call, call.arguments[0], None, _offset(call), write=True)
+
+
+def _offset(call: Call) -> int | None:
+    """The offset that a call names, None where the file's own position is meant; as signed 64-bit."""
+    if call.number in (Nr.READ, Nr.WRITE, Nr.READV, Nr.WRITEV):
+        return None
+    offset = call.arguments[3]
+    if call.number in (Nr.PREADV2, Nr.PWRITEV2) and offset == (1 << 64) - 1:
+        return None
+    return offset
+
+
+def _transfer(
+    server: Server, call: Call, fd: int, vectors: list[tuple[int, int]] | None, offset: int | None, *, write: bool
+) -> int | Outcome:
+    found = server.find(call, fd)
+    if found is None:
+        return Outcome.PROCEED
+    caller, given = found
+    name = call_name(call)
+    if server.reporter.summary:
+        server.reporter.calls[name] += 1
+    try:
+        if offset is not None and offset >> 63:
+            raise refuse(EINVAL, "the offset is negative", "field", "offset")
+        if vectors is None:
+            vectors = _vectors(caller, call.arguments[1], call.arguments[2])
+        return _write(caller, given, vectors, offset) if write else _read(caller, given, vectors, offset)
+    except KernelError as error:
+        where = "" if offset is None else f", offset {offset:#x}"
+        total = sum(length for _, length in vectors or ())
+        server.refused(call, caller, f"{name}({given.path or 'file'}, {total} bytes{where})", name, error)
+        raise
+
+
+def _vectors(caller: ProcessCaller, address: int, count: int) -> list[tuple[int, int]]:
+    if count > _MOST_VECTORS:
+        raise refuse(EINVAL, f"more than {_MOST_VECTORS} buffers", "field", "iovcnt")
+    return list(_VECTOR.iter_unpack(caller.memory.read(address, count * _VECTOR.size)))
+
+
+def _read(caller: ProcessCaller, given: Given, vectors: list[tuple[int, int]], offset: int | None) -> int:
+    done = 0
+    for address, length in vectors:
+        try:
+            data = given.file.read(caller, min(length, _MOST_AT_ONCE), None if offset is None else offset + done)
+            if data:
+                caller.memory.write(address, data)
+        except KernelError:
+            if done:
+                break  # what was moved is the answer
+            raise
+        done += len(data)
+        if len(data) < length:
+            break
+    return done
+
+
+def _write(caller: ProcessCaller, given: Given, vectors: list[tuple[int, int]], offset: int | None) -> int:
+    done = 0
+    for address, length in vectors:
+        try:
+            data = caller.memory.read(address, min(length, _MOST_AT_ONCE))
+            count = given.file.write(caller, data, None if offset is None else offset + done)
+        except KernelError:
+            if done:
+                break
+            raise
+        done += count
+        if count < length:
+            break
+    return done
+
+
+def mmap(server: Server, call: Call) -> int | Outcome:
+    """mmap(2). What a file has to map cannot be put into a program yet, so only refusals are served."""
+    _, length, protection, flags, fd, offset = call.arguments
+    found = server.find(call, fd)
+    if found is None:
+        return Outcome.PROCEED
+    caller, given = found
+    text = f"mmap({given.path or 'file'}, {length} bytes, offset {offset:#x})"
+    try:
+        given.file.mmap(caller, length, protection & _WORD, flags & _WORD, offset)
+        raise refuse(ENODEV, "ioas run cannot map this file's memory into a program yet", "file", given.path)
+    except KernelError as error:
+        server.refused(call, caller, text, "mmap", error)
+        raise
+
+
+def fstat(server: Server, call: Call) -> int | Outcome:
+    """fstat(2)."""
+    found = server.find(call, call.arguments[0])
+    if found is None:
+        return Outcome.PROCEED
+    caller, given = found
+    caller.memory.write(call.arguments[1], pack_stat(_shown(given)))
+    return 0
+
+
+def fstatat(server: Server, call: Call) -> int | Outcome:
+    """newfstatat(2) with an empty path, which is how the C library makes fstat."""
+    fd, path, buffer, flags = call.arguments[:4]
+    found = server.find(call, fd) if flags & _AT_EMPTY_PATH else None
+    if found is None or (path and found[0].memory.read(path, 1) != b"\0"):
+        return Outcome.PROCEED
+    caller, given = found
+    caller.memory.write(buffer, pack_stat(_shown(given)))
+    return 0
+
+
+def fstatx(server: Server, call: Call) -> int | Outcome:
+    """statx(2) with an empty path."""
+    fd, path, flags, _, buffer = call.arguments[:5]
+    found = server.find(call, fd) if flags & _AT_EMPTY_PATH else None
+    if found is None or (path and found[0].memory.read(path, 1) != b"\0"):
+        return Outcome.PROCEED
+    caller, given = found
+    caller.memory.write(buffer, pack_statx(_shown(given)))
+    return 0
+
+
+def _shown(given: Given) -> Shown:
+    number = given.file.device_number
+    return device_node(number, 0o666) if number != (0, 0) else anonymous_file()
+
+
+def dup(server: Server, call: Call) -> int | Outcome:
+    """dup(2) and fcntl(F_DUPFD): the copy stays in our range, so that calls on it are handed over too."""
+    found = server.find(call, call.arguments[0])
+    if found is None:
+        return Outcome.PROCEED
+    caller, _ = found
+    command, least = (call.arguments[1], call.arguments[2] & _WORD) if call.number == Nr.FCNTL else (0, 0)
+    try:
+        copy = take_fd(caller.pid, call.arguments[0] & _WORD)
+    except OSError:  # pidfd_getfd is forbidden: the kernel's copy is outside of our range, where only ioctl is served
+        return Outcome.PROCEED
+    server.give(call, caller, copy, command == fcntl.F_DUPFD_CLOEXEC, answer=True, least=least)
+    return Outcome.ANSWERED
+
+
+def dup2(server: Server, call: Call) -> int | Outcome:
+    """dup2(2) and dup3(2): the program names the number, and the kernel does it; only said where calls are lost by it."""
+    number = call.arguments[1] & _WORD
+    if not server.numbers.has(number) and server.reporter.explain:
+        found = server.find(call, call.arguments[0])
+        if found and found[1].path.startswith("/dev/vfio/devices/"):
+            server.reporter.warn_once(
+                f"descriptor {number} is a copy of {found[1].path} outside of {server.numbers.first}-{server.numbers.last}: "
+                "read, write, mmap and fstat on it do not reach the device; ioctl does"
+            )
+    return Outcome.PROCEED
+
+
+def eventfd(server: Server, call: Call) -> int | Outcome:
+    """eventfd(2) and eventfd2(2), handed over only where eventfds cannot be fetched from the program."""
+    flags = call.arguments[1] & _WORD if call.number == Nr.EVENTFD2 else 0
+    return server.eventfds.make(call, call.arguments[0] & _WORD, flags)
+
+
+def call_name(call: Call) -> str:
+    """The name of the system call, such as "pread64"."""
+    return Nr(call.number).name.lower()
+
+
+FD_CALLS: dict[int, Handler] = {
+    Nr.IOCTL: ioctl,
+    Nr.READ: read,
+    Nr.PREAD64: read,
+    Nr.WRITE: write,
+    Nr.PWRITE64: write,
+    Nr.READV: read_vector,
+    Nr.PREADV: read_vector,
+    Nr.PREADV2: read_vector,
+    Nr.WRITEV: write_vector,
+    Nr.PWRITEV: write_vector,
+    Nr.PWRITEV2: write_vector,
+    Nr.MMAP: mmap,
+    Nr.FSTAT: fstat,
+    Nr.DUP: dup,
+    Nr.FCNTL: dup,
+    Nr.DUP2: dup2,
+    Nr.DUP3: dup2,
+    Nr.EVENTFD: eventfd,
+    Nr.EVENTFD2: eventfd,
+}

@@ -1,0 +1,86 @@
+"""The machine's files that programs have open, and what stands for each in a program.
+
+What a program gets is one end of a SOCK_SEQPACKET socket pair; the other end is ours. So the descriptor is an ordinary one: it can be
+duplicated, inherited, sent over a socket and polled, and the kernel tells us by a hang-up on our end when
+the last of its references is gone, however that came about. A datagram waits in it, because a device file without a poll operation polls as
+ready for everything.
+
+A file is recognised by the inode of its socket ("socket:[N]" in /proc/PID/fd), never by a descriptor number.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+
+from ioas.host import File
+
+_AT_ONCE = 64
+
+
+class Given:
+    """A file that some program has open."""
+
+    __slots__ = ("end", "file", "link", "path")
+
+    def __init__(self, file: File, path: str, end: int, link: str) -> None:
+        """`path`: the node that was opened, empty for files that a call made; `end`: our end of the pair."""
+        self.file = file
+        self.path = path
+        self.end = end
+        self.link = link
+
+
+class Files:
+    """All files that programs have open."""
+
+    def __init__(self, failed: Callable[[Exception], None]) -> None:
+        """`failed` is told when a file's close raises, which is a bug of the host's."""
+        self.by_link: dict[str, Given] = {}
+        self.epoll = select.epoll()
+        self._by_end: dict[int, Given] = {}
+        self._failed = failed
+
+    def __len__(self) -> int:
+        return len(self.by_link)
+
+    def __iter__(self) -> Iterator[Given]:
+        return iter(self.by_link.values())
+
+    def create(self, file: File, path: str) -> int:
+        """Make the pair for `file`; returns the program's end, which the caller hands over and closes.
+
+        If it is closed without having been handed over, that was the last reference. Raises OSError.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        end, other = ours.detach(), theirs.detach()
+        os.write(end, b"\0")
+        given = Given(file, path, end, os.readlink(f"/proc/self/fd/{other}"))
+        self.by_link[given.link] = given
+        self._by_end[end] = given
+        self.epoll.register(end, 0)  # EPOLLHUP comes unasked
+        return other
+
+    def drain(self) -> None:
+        """Close every file whose last reference is gone."""
+        while ready := self.epoll.poll(0, _AT_ONCE):
+            for end, _ in ready:
+                self._close(self._by_end[end])
+
+    def close_all(self) -> None:
+        """Close what is still open, and the epoll descriptor."""
+        self.drain()
+        for given in list(self._by_end.values()):
+            self._close(given)
+        self.epoll.close()
+
+    def _close(self, given: Given) -> None:
+        self.epoll.unregister(given.end)
+        os.close(given.end)
+        del self._by_end[given.end], self.by_link[given.link]
+        try:
+            given.file.close()
+        except Exception as error:  # close cannot fail; if it does nevertheless, the others must still be closed
+            self._failed(error)

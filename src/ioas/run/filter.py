@@ -1,0 +1,142 @@
+"""The seccomp filter: which system calls the kernel hands to the supervisor, and which it carries out alone.
+
+A classic BPF program sees a call's number and its six arguments as numbers, and cannot follow pointers
+(seccomp(2), Documentation/userspace-api/seccomp_filter.rst). So calls that name a path are all handed over, except those
+that a path of ours cannot reach; calls that name a descriptor only where the number lies in the range from which our own are
+taken. Everything not in `RULES` runs at full speed: the kernel remembers that the filter always allows it.
+
+A rule is a call with alternatives; an alternative is a tuple of tests that must all hold; a rule without
+alternatives always hands over. Tests look at the low 32 bits of an argument.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Sequence
+from errno import ENOSYS
+from typing import NamedTuple
+
+from ioas.run.kernel import AUDIT_ARCH_X86_64, X32_BIT, Nr
+
+AT_FDCWD = 0xFFFFFF9C
+IOCTL_TYPE = 0x3B00
+"""The type byte ';' that iommufd and VFIO share, where an ioctl number has it."""
+
+_RET_ALLOW = 0x7FFF0000
+_RET_NOTIFY = 0x7FC00000
+_RET_ERRNO = 0x00050000
+
+_LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
+_JUMP_EQUAL, _JUMP_GREATER, _JUMP_GREATER_EQUAL = 0x15, 0x25, 0x35
+_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
+
+
+class FdRange(NamedTuple):
+    """Descriptor numbers, `first` to `last`, that our files are given in a program."""
+
+    first: int
+    last: int
+
+    def has(self, number: int) -> bool:
+        """Whether `number` lies in the range."""
+        return self.first <= number <= self.last
+
+
+class Test(NamedTuple):
+    """`(argument & mask)` lies in `low` to `high`."""
+
+    argument: int
+    low: int
+    high: int
+    mask: int = 0xFFFFFFFF
+
+
+class Rule(NamedTuple):
+    """A call that is handed over when one of the alternatives holds."""
+
+    number: Nr
+    alternatives: tuple[tuple[Test, ...], ...] = ()
+
+
+def rules(ours: FdRange, eventfds: bool) -> list[Rule]:
+    """What is handed over, the most frequent first.
+
+    `eventfds`: also the making of eventfds, for environments in which a program's own cannot be fetched from it.
+    """
+
+    def at_cwd(number: Nr) -> Rule:
+        return Rule(number, ((Test(0, AT_FDCWD, AT_FDCWD),),))
+
+    def on_ours(number: Nr, argument: int = 0) -> Rule:
+        return Rule(number, ((Test(argument, *ours),),))
+
+    def at_cwd_or_ours(number: Nr) -> Rule:
+        return Rule(number, ((Test(0, AT_FDCWD, AT_FDCWD),), (Test(0, *ours),)))
+
+    no_directory = Test(2, 0, 0, os.O_DIRECTORY)  # walks such as find's, by directory descriptor, stay untouched
+    copies = [Test(1, command, command) for command in (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)]
+    credentials = (Nr.SETUID, Nr.SETREUID, Nr.SETRESUID, Nr.SETFSUID, Nr.CAPSET, Nr.UNSHARE, Nr.SETNS)
+    return [
+        Rule(Nr.IOCTL, ((Test(1, IOCTL_TYPE, IOCTL_TYPE, 0xFF00),),)),
+        *map(on_ours, (Nr.READ, Nr.WRITE, Nr.PREAD64, Nr.PWRITE64, Nr.READV, Nr.WRITEV)),
+        *map(on_ours, (Nr.PREADV, Nr.PWRITEV, Nr.PREADV2, Nr.PWRITEV2, Nr.FSTAT, Nr.DUP, Nr.DUP2, Nr.DUP3)),
+        on_ours(Nr.MMAP, 4),
+        Rule(Nr.OPENAT, ((Test(0, AT_FDCWD, AT_FDCWD),), (no_directory,))),
+        *map(at_cwd_or_ours, (Nr.NEWFSTATAT, Nr.STATX)),
+        *map(at_cwd, (Nr.READLINKAT, Nr.FACCESSAT, Nr.FACCESSAT2)),
+        *map(Rule, (Nr.OPEN, Nr.OPENAT2, Nr.STAT, Nr.LSTAT, Nr.ACCESS, Nr.READLINK, Nr.CREAT)),
+        *map(Rule, (Nr.GETXATTR, Nr.LGETXATTR, Nr.LISTXATTR, Nr.LLISTXATTR)),
+        Rule(Nr.FCNTL, tuple((Test(0, *ours), copy) for copy in copies)),
+        *map(Rule, (Nr.EXECVE, Nr.EXECVEAT, *credentials)),
+        *(map(Rule, (Nr.EVENTFD, Nr.EVENTFD2)) if eventfds else ()),
+    ]
+
+
+REFUSED = (Nr.IO_URING_SETUP,)
+"""Calls that answer ENOSYS: what a ring does is invisible to a filter."""
+
+
+def build(handed_over: Sequence[Rule], refused: Sequence[Nr] = REFUSED) -> bytes:
+    """The program, 8 bytes an instruction. Code of another architecture (i386, x32) gets ENOSYS for every call."""
+    program = [
+        _step(_LOAD, _ARCH),
+        _step(_JUMP_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
+        _step(_RETURN, _RET_ERRNO | ENOSYS),
+        _step(_LOAD, _NUMBER),
+        _step(_JUMP_GREATER_EQUAL, X32_BIT, 0, 1),
+        _step(_RETURN, _RET_ERRNO | ENOSYS),
+    ]
+    for rule in handed_over:
+        body = _body(rule)
+        program += [_step(_JUMP_EQUAL, rule.number, 0, len(body)), *body]
+    for number in refused:
+        program += [_step(_JUMP_EQUAL, number, 0, 1), _step(_RETURN, _RET_ERRNO | ENOSYS)]
+    program.append(_step(_RETURN, _RET_ALLOW))
+    return b"".join(program)
+
+
+def _body(rule: Rule) -> list[bytes]:
+    """The instructions that decide about a call whose number has matched."""
+    if not rule.alternatives:
+        return [_step(_RETURN, _RET_NOTIFY)]
+    body: list[bytes] = []
+    for alternative in rule.alternatives:
+        body += _alternative(alternative)
+    return [*body, _step(_RETURN, _RET_ALLOW)]
+
+
+def _alternative(tests: tuple[Test, ...]) -> list[bytes]:
+    """The tests in order, a jump over the rest for each that fails, and at the end the handing over."""
+    steps = [_step(_RETURN, _RET_NOTIFY)]
+    for test in reversed(tests):
+        behind = len(steps)
+        compare = [_step(_JUMP_GREATER_EQUAL, test.low, 0, behind + 1), _step(_JUMP_GREATER, test.high, behind, 0)]
+        mask = [] if test.mask == 0xFFFFFFFF else [_step(_AND, test.mask)]
+        steps = [_step(_LOAD, _ARGUMENTS + 8 * test.argument), *mask, *compare, *steps]
+    return steps
+
+
+def _step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
+    return struct.pack("HBBI", code, then, otherwise, value)

@@ -1,0 +1,156 @@
+"""Being the program's stand-in towards the shell: signals, stops, exit status.
+
+The program is our child in our own process group. What the terminal sends (Ctrl-C, Ctrl-Z, a hang-up) goes to the whole
+group and so reaches the program without us; we must only not die of it. What somebody sends to us by kill(2) is meant for the
+program and is passed on. When the program stops we stop in the same way, so that the shell sees a stopped job; when it
+is killed by a signal we end by that signal.
+
+Every signal is blocked in every thread of ours and read from a signalfd, which tells who sent it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from ioas.run.kernel import Signal
+
+_LOOK_EVERY = 0.02
+_SYNCHRONOUS = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGILL,
+    signal.SIGFPE,
+    signal.SIGABRT,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+}
+NUDGE = signal.SIGURG
+"""Interrupts the serving thread. Its default is to be ignored, so that nobody misses it."""
+HANDLED = signal.valid_signals() - _SYNCHRONOUS - {signal.SIGKILL, signal.SIGSTOP, NUDGE}
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+def take_signals() -> set[int]:
+    """Block what `Job` handles, in this thread and those that it starts; the mask of before, for the program."""
+    signal.signal(NUDGE, lambda number, frame: None)
+    return set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)))
+
+
+def pending_end() -> int | None:
+    """A signal that came before the program was there and would have ended us."""
+    pending = signal.sigpending()
+    return next((number for number in _ENDING if number in pending), None)
+
+
+class Job:
+    """The program as a job: passes signals on, mirrors stops, learns how it ends."""
+
+    def __init__(self, program: int) -> None:
+        """`program`: its process id, a child of ours."""
+        self.program = program
+        self.status: int | None = None
+        """Its exit status, or minus the signal that killed it; None while it runs."""
+
+    def handle(self, received: Signal) -> None:
+        """React to a signal that we have got."""
+        if received.number == signal.SIGCHLD:
+            self.reap()
+        elif received.code <= 0 and not self._is_ours(received.sender):
+            self._pass_on(received.number)
+
+    def reap(self) -> None:
+        """Collect every child that has ended or stopped: the program, and orphans of its that we have inherited."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid != self.program:
+                continue
+            if os.WIFSTOPPED(status):
+                self._stop(os.WSTOPSIG(status))
+            else:
+                self.status = os.waitstatus_to_exitcode(status)
+
+    def _pass_on(self, number: int) -> None:
+        continued = number == signal.SIGCONT and _state(self.program) not in "Tt"  # sent to the whole group
+        if self.status is None and not continued:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.program, number)
+
+    def _is_ours(self, sender: int) -> bool:
+        """Whether a signal comes from the program or a descendant: sent to the whole group, it has reached the program."""
+        for _ in range(64):
+            if sender in (0, 1):
+                return False
+            if sender in (self.program, os.getpid()):
+                return True
+            sender = _parent(sender)
+        return False
+
+    def _stop(self, number: int) -> None:
+        """Stop as the program has stopped. Returns when we have been continued."""
+        waker = self._start_waker()
+        if number == signal.SIGSTOP:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        else:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+            os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(waker, signal.SIGKILL)
+            os.waitpid(waker, 0)
+
+    def _start_waker(self) -> int:
+        """A process that continues us when somebody continues the program alone; the shell continues the group."""
+        supervisor = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setsid()  # out of reach of what stops the group
+            while os.getppid() == supervisor:  # until the supervisor, which goes on, kills us
+                if _state(self.program) not in "Tt":
+                    os.kill(supervisor, signal.SIGCONT)
+                time.sleep(_LOOK_EVERY)
+        finally:
+            os._exit(0)
+
+
+def end_like(status: int) -> int:
+    """Die by the signal if `status` is minus its number, without a core dump of our own; else return the exit status."""
+    if status >= 0:
+        return status
+    number = -status
+    if number != signal.SIGKILL:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    return 128 + number  # not reached, unless the signal is one that does not kill
+
+
+def _parent(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _state(pid: int) -> str:
+    fields = _stat(pid)
+    return fields[0] if fields else "X"
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/PID/stat from the state on; empty when the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -1,0 +1,172 @@
+"""Pinning a program's memory: which pages stand at an address, and what holds them.
+
+- Memory that belongs to a file which lives in memory (memfd, /dev/shm, shared anonymous, System V, hugetlb) is held by a
+  descriptor of our own (`ioas.run.shared`), so it outlives munmap, a new mapping at the same address, fork and the death of
+  the program: `how` is "shared file". The file is found among those that are open already, then by
+  /proc/PID/map_files (needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN), then among the program's own descriptors, then by its path;
+  what is found must have the very device and inode that the mapping has.
+- Everything else is reached at its address: `how` is "address". It follows the address, where the kernel follows the
+  page: after munmap and a new mapping DMA hits the new memory. A strict machine refuses this.
+
+What may be pinned follows check_vma_flags (mm/gup.c, 7.3): a write pin needs a writable mapping, and not of a file on a disk.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator
+from errno import EFAULT, EOPNOTSUPP
+
+from ioas.errors import KernelError, refuse
+from ioas.host import PAGE_SHIFT, PAGE_SIZE, Extent
+from ioas.host.maps import Vma, page_order
+from ioas.run.memory import Space
+from ioas.run.shared import SharedFile, SharedFiles, SharedPin
+
+ByAddress = Callable[[int, Vma], None]
+"""Told the process and each area of which pages have been pinned by address."""
+
+
+class Pinner:
+    """Pins memory of any address space; one for each supervisor."""
+
+    def __init__(self, files: SharedFiles, strict: bool, by_address: ByAddress) -> None:
+        """`strict`: refuse what can only be pinned by address."""
+        self._files = files
+        self._strict = strict
+        self._by_address = by_address
+        self._map_files_allowed = True
+
+    def pin(self, space: Space, start: int, count: int, write: bool) -> SharedPin:
+        """See `Space.pin`."""
+        end = start + (count << PAGE_SHIFT)
+        extents: list[Extent] = []
+        taken: list[SharedFile] = []
+        try:
+            for vma, low, high in _areas(space, start, end):
+                _check_access(vma, low, write)
+                extents.append(self._extent(space, vma, low, high, write, taken))
+        except BaseException:
+            for file in taken:
+                self._files.drop(file)
+            raise
+        how = "shared file" if len(taken) == len(extents) else "address"
+        return SharedPin(tuple(extents), how, self._files, tuple(taken))
+
+    def _extent(self, space: Space, vma: Vma, low: int, high: int, write: bool, taken: list[SharedFile]) -> Extent:
+        """The pages from `low` to `high` of one area; a file that holds them is added to `taken`."""
+        count = (high - low) >> PAGE_SHIFT
+        file = self._shared_file(space, vma, write) if vma.shared else None
+        if file is None:
+            if vma.inode:
+                _check_file_area(space, vma, low, high)
+            self._accept_address(space, vma, low)
+            return Extent(space.backing, low >> PAGE_SHIFT, count, page_order(vma))
+        taken.append(file)
+        if write and not file.in_memory:
+            raise refuse(EFAULT, "a device may not write to pages of a file on a disk", "address", low)
+        if vma.file_offset(high) > max(file.room, PAGE_SIZE << file.order):
+            raise refuse(EFAULT, "the mapping reaches beyond the end of its file", "address", low)
+        return Extent(file, vma.file_offset(low) >> PAGE_SHIFT, count, file.order)
+
+    def _accept_address(self, space: Space, vma: Vma, low: int) -> None:
+        if self._strict:
+            kind = "shared memory that cannot be opened again" if vma.shared else "memory private to the process"
+            raise refuse(
+                EOPNOTSUPP, f"--strict: {kind} would follow its address, not its pages; use a memfd", "address", low
+            )
+        self._by_address(space.process, vma)
+
+    def _shared_file(self, space: Space, vma: Vma, write: bool) -> SharedFile | None:
+        """The file that a shared mapping shows, with one more user; None when it cannot be opened again."""
+        if not vma.inode:
+            return None
+        known = self._files.known(vma.device, vma.inode, write)
+        if known:
+            return known
+        for path in self._places(space, vma):
+            file = self._open(path, vma, write)
+            if file:
+                return file
+        return None
+
+    def _places(self, space: Space, vma: Vma) -> Iterator[str | bytes]:
+        """Paths at which the file of a mapping may be found, the surest first."""
+        if self._map_files_allowed:
+            yield f"/proc/{space.process}/map_files/{vma.start:x}-{vma.end:x}"
+        descriptors = f"/proc/{space.thread}/fd"
+        try:
+            names = os.listdir(descriptors)
+        except OSError:
+            names = []
+        for name in names:
+            yield f"{descriptors}/{name}"
+        if vma.path.startswith(b"/") and not vma.path.endswith(b" (deleted)"):
+            yield vma.path
+
+    def _open(self, path: str | bytes, vma: Vma, write: bool) -> SharedFile | None:
+        """Open `path` if it is the file of `vma`, for writing where that is allowed and for reading otherwise."""
+        try:
+            if not _is(os.stat(path), vma):
+                return None
+        except PermissionError:
+            self._map_files_allowed &= b"map_files" not in os.fsencode(path)
+            return None
+        except OSError:
+            return None
+        for mode in (os.O_RDWR,) if write else (os.O_RDWR, os.O_RDONLY):
+            try:
+                fd = os.open(path, mode | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                continue
+            if _is(os.fstat(fd), vma):
+                return self._files.take(fd, mode == os.O_RDWR)
+            os.close(fd)
+        return None
+
+
+def _is(status: os.stat_result, vma: Vma) -> bool:
+    return status.st_ino == vma.inode and status.st_dev == vma.device and stat.S_ISREG(status.st_mode)
+
+
+def _areas(space: Space, start: int, end: int) -> Iterator[tuple[Vma, int, int]]:
+    """The areas from `start` to `end`, each with the part that is meant. Raises KernelError(EFAULT) at a hole."""
+    at = start
+    try:
+        for vma in space.maps.covering(start, end):
+            if vma.start > at:
+                break
+            yield vma, at, min(vma.end, end)
+            at = min(vma.end, end)
+    except OSError as error:
+        raise refuse(EFAULT, f"the program's memory is gone: {error.strerror}", "address", start) from error
+    if at < end:
+        raise refuse(EFAULT, "no memory of the program is there", "address", at)
+
+
+def _check_access(vma: Vma, address: int, write: bool) -> None:
+    """Follows check_vma_flags (mm/gup.c, 7.3). Raises KernelError(EFAULT)."""
+    if vma.forbids_pin():
+        raise _refused(f"{vma.path.decode(errors='replace')} is memory of the kernel", address)
+    if write and not vma.protection & mmap.PROT_WRITE:
+        raise _refused("the program may not write there, and the mapping asks for device writes", address)
+    if not write and not vma.protection & mmap.PROT_READ:
+        raise _refused("the program may not read there", address)
+
+
+def _check_file_area(space: Space, vma: Vma, low: int, high: int) -> None:
+    """Refuse what a page fault would: pages beyond the end of the file; and the memory of devices (VM_IO)."""
+    if vma.path.startswith(b"/dev/"):
+        try:
+            device = stat.S_ISCHR(os.stat(vma.path).st_mode)
+        except OSError:
+            device = False
+        if device and vma.path != b"/dev/zero":
+            raise _refused(f"{vma.path.decode(errors='replace')} is the memory of a device", low)
+    space.backing.read(high - PAGE_SIZE, 1)
+
+
+def _refused(reason: str, address: int) -> KernelError:
+    return refuse(EFAULT, reason, "address", address)

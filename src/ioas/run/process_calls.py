@@ -1,0 +1,62 @@
+"""Calls that change what we know about a process: execve, credentials, namespaces. The kernel carries them all out."""
+
+from __future__ import annotations
+
+import os
+from errno import ENOEXEC
+
+from ioas.run.filter import AT_FDCWD
+from ioas.run.kernel import Nr
+from ioas.run.listener import Call
+from ioas.run.outcome import Handler, Outcome
+from ioas.run.program import is_foreign
+from ioas.run.report import who
+from ioas.run.server import Server
+
+_LONGEST = 4096
+
+
+def execute(server: Server, call: Call) -> int | Outcome:
+    """execve(2) and execveat(2): forget the memory that is about to go; refuse programs that the filter would break."""
+    server.processes.executes()
+    path = _program(server, call)
+    foreign = is_foreign(path) if path else None
+    if foreign is None:
+        return Outcome.PROCEED
+    server.reporter.warn_once(f"{who(call.thread, call.thread)}: {path} {foreign}; ioas run serves x86-64 programs")
+    return -ENOEXEC
+
+
+def _program(server: Server, call: Call) -> str | None:
+    """The file that is executed, as we can open it; None when that is not clear."""
+    at = call.number == Nr.EXECVEAT
+    directory, pointer = (call.arguments[0] & 0xFFFFFFFF, call.arguments[1]) if at else (AT_FDCWD, call.arguments[0])
+    try:
+        name, end, _ = server.processes.copy_in(call.thread, pointer, _LONGEST).partition(b"\0")
+    except OSError:
+        return None
+    base = f"/proc/{call.thread}/cwd" if directory == AT_FDCWD else f"/proc/{call.thread}/fd/{directory}"
+    if not end:
+        return None
+    if not name:
+        return base if at else None
+    return os.path.join(base, os.fsdecode(name))
+
+
+def changes_credentials(server: Server, call: Call) -> int | Outcome:
+    """setuid(2) and its kin, capset(2), unshare(2), setns(2): read the credentials again before the next use."""
+    server.processes.forget_thread(call.thread)
+    return Outcome.PROCEED
+
+
+PROCESS_CALLS: dict[int, Handler] = {
+    Nr.EXECVE: execute,
+    Nr.EXECVEAT: execute,
+    Nr.SETUID: changes_credentials,
+    Nr.SETREUID: changes_credentials,
+    Nr.SETRESUID: changes_credentials,
+    Nr.SETFSUID: changes_credentials,
+    Nr.CAPSET: changes_credentials,
+    Nr.UNSHARE: changes_credentials,
+    Nr.SETNS: changes_credentials,
+}

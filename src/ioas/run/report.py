@@ -1,0 +1,95 @@
+"""What `ioas run` says on standard error: refusals, faults, pins by address, the summary.
+
+Each message is one line and one write, beginning with "ioas: ", so that it does not mix with the program's own output.
+Warnings that the user must see come always; explanations only with --explain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections import Counter
+
+from ioas.errors import KernelError
+from ioas.host.maps import Vma
+
+_STDERR = 2
+_NO_BREAK = str.maketrans({"\n": "\\n", "\r": "\\r"})
+
+
+class Reporter:
+    """Writes messages and counts what the summary shows. Safe to use from any thread."""
+
+    def __init__(self, *, explain: bool, summary: bool) -> None:
+        self.explain = explain
+        self.summary = summary
+        self.calls: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+        self.faults = 0
+        self.by_address = 0
+        self._said: set[str] = set()
+
+    def say(self, message: str) -> None:
+        """Write one line."""
+        with contextlib.suppress(OSError):  # standard error may be closed
+            os.write(_STDERR, f"ioas: {message.translate(_NO_BREAK)}\n".encode(errors="replace"))
+
+    def warn_once(self, message: str) -> None:
+        """Write one line unless it has been written before."""
+        if message not in self._said:
+            self._said.add(message)
+            self.say(message)
+
+    def refused(self, thread: int, process: int, call: str, name: str, error: KernelError) -> None:
+        """A call has been refused; `name` is what the summary counts it under."""
+        self.refusals[f"{name} {error.refusal.name}"] += 1
+        if self.explain:
+            culprit = f" ({error.refusal.culprit})" if error.refusal.culprit else ""
+            result = f"-1 {error.refusal.name}"
+            self.say(f"{who(thread, process)}: {call} = {result}: {error.refusal.reason}{culprit}")
+
+    def fault(self, message: str) -> None:
+        """A DMA has been stopped."""
+        self.faults += 1
+        if self.explain:
+            self.say(message)
+
+    def pinned_by_address(self, process: int, vma: Vma) -> None:
+        """Memory has been pinned that only its address leads to."""
+        self.by_address += 1
+        if self.explain:
+            kind = "shared, but cannot be opened again" if vma.shared else "private to the process"
+            key = f"{who(process, process)}: memory {vma.start:#x}-{vma.end - 1:#x} is {kind}: held by its address"
+            self.warn_once(
+                f"{key}, so DMA follows a munmap or a new mapping there (a memfd would be held by its pages)"
+            )
+
+    def bug(self, error: BaseException) -> None:
+        """Something in ioas itself has failed."""
+        if os.environ.get("IOAS_DEBUG"):
+            traceback.print_exception(error, file=sys.stderr)
+        where = traceback.extract_tb(error.__traceback__)
+        place = f" at {os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else ""
+        kind = type(error).__name__
+        advice = "please report it with the command that you ran; IOAS_DEBUG=1 shows where it comes from"
+        self.warn_once(f"internal error{place}: {kind}: {error}; {advice}")
+
+    def summarise(self, dma: str) -> None:
+        """Write the summary; `dma` is a phrase about what devices moved, or empty."""
+        self.say(f"summary: {sum(self.calls.values())} calls, {sum(self.refusals.values())} refused")
+        for title, counter in (("call", self.calls), ("refused", self.refusals)):
+            for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0])):
+                self.say(f"summary: {count:>9}  {title} {name}")
+        self.say(f"summary: {dma}{self.faults} DMA faults, {self.by_address} pins by address")
+
+
+def who(thread: int, process: int) -> str:
+    """A process as messages name it: ``driver[1234]``, with the thread where that is another one."""
+    try:
+        with open(f"/proc/{thread}/comm", encoding="utf-8", errors="replace") as file:
+            name = file.read().strip()
+    except OSError:
+        name = "process"
+    return f"{name}[{process}]" if thread == process else f"{name}[{process}, thread {thread}]"

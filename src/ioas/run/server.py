@@ -1,0 +1,223 @@
+"""`Server`: answers the program's system calls, one after the other.
+
+For each call the listener hands over: what the program has let go of is closed first (a program that closes a file and opens it again
+expects the release to be complete), then the handler from `HANDLERS` answers. A handler returns the call's result, or
+`Outcome.PROCEED` for the kernel to carry the call out as if we were not there - which is the answer to everything that is
+not about the machine - or `Outcome.ANSWERED` when a descriptor was put into the program as the answer. It raises KernelError to refuse.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from errno import EBADF, EINTR, EIO, EMFILE
+from typing import TYPE_CHECKING, Protocol
+
+from ioas.errors import KernelError, refuse
+from ioas.host import Capability, File, Host
+from ioas.run.caller import ProcessCaller
+from ioas.run.eventfds import EventFds
+from ioas.run.files import Files, Given
+from ioas.run.filter import FdRange
+from ioas.run.listener import Call, Gone, Listener
+from ioas.run.outcome import Handler, Outcome
+from ioas.run.pins import Pinner
+from ioas.run.processes import Processes
+from ioas.run.report import Reporter
+from ioas.run.shared import SharedFiles
+from ioas.run.stage import Stage
+from ioas.run.view import View
+
+if TYPE_CHECKING:
+    from ioas.soft.pci.nodes import Tree
+
+
+class Machine(Host, Protocol):
+    """What a supervisor wants of a host beyond `Host.open`; `ioas.soft.host.SoftHost` has it all."""
+
+    @property
+    def tree(self) -> Tree:
+        """/dev and /sys as the program shall see them."""
+        ...
+
+    @property
+    def grants(self) -> frozenset[Capability]:
+        """Capabilities that every caller has on this machine."""
+        ...
+
+    @property
+    def strict(self) -> bool:
+        """Refuse to pin memory that would not stay pinned."""
+        ...
+
+    def close(self) -> None:
+        """Close what is still open and stop every thread. Idempotent."""
+        ...
+
+
+class Server:
+    """Serves one program and its descendants (implements `ioas.run.caller.Shared`)."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        listener: Listener,
+        numbers: FdRange,
+        reporter: Reporter,
+        watch: Callable[[int], None],
+        unwatch: Callable[[int], None],
+        handlers: Mapping[int, Handler],
+    ) -> None:
+        """`numbers`: the descriptor numbers that programs are given; `watch`, `unwatch`: see `Processes`."""
+        self.machine = machine
+        self.listener = listener
+        self.reporter = reporter
+        self.grants = machine.grants
+        self.lock = threading.Lock()
+        """Held while a call is served and while files are closed."""
+        self.files = Files(reporter.bug)
+        self.memory_files = SharedFiles()
+        pinner = Pinner(self.memory_files, machine.strict, reporter.pinned_by_address)
+        self.processes = Processes(pinner, self, watch, unwatch)
+        self.view = View(machine.tree)
+        self.stage = Stage(machine.tree)
+        self.eventfds = EventFds(self)
+        self.numbers = numbers
+        self._handlers = handlers
+        self._call = Call(0, 0, 0, (0, 0, 0, 0, 0, 0))
+        self._path = ""
+
+    def serve(self, call: Call) -> None:
+        """Answer one call."""
+        with self.lock:
+            self.files.drain()
+            self._call = call
+            try:
+                result = self._carry_out(call)
+                if result.__class__ is int:
+                    self.listener.answer(call.ident, result)
+                elif result is Outcome.PROCEED:
+                    self.listener.proceed(call.ident)
+            except Gone:
+                pass  # killed meanwhile; what it was given is closed by the next drain
+
+    def _carry_out(self, call: Call) -> int | Outcome:
+        try:
+            return self._handlers[call.number](self, call)
+        except KernelError as error:
+            return -error.refusal.errno
+        except OSError as error:
+            self.reporter.bug(error)
+            return -(error.errno or EIO)
+        except Gone:
+            raise
+        except Exception as error:  # a bug must not leave the program waiting for ever
+            self.reporter.bug(error)
+            return -EIO
+
+    def caller(self, call: Call) -> ProcessCaller | None:
+        """Who makes the call; None when it cannot be looked into, which is reported."""
+        try:
+            caller = self.processes.caller(call.thread)
+        except OSError as error:
+            self.unreachable(call.thread, error)
+            return None
+        caller.memory.begin(call.thread)
+        return caller
+
+    def find(self, call: Call, fd: int) -> tuple[ProcessCaller, Given] | None:
+        """The caller and its file behind descriptor `fd`; None when that is not one of ours."""
+        for _ in range(2):
+            caller = self.caller(call)
+            if caller is None:
+                return None
+            try:
+                given = self.files.by_link.get(caller.link(fd & 0xFFFFFFFF))
+            except OSError:  # no such descriptor; or the thread that we knew is dead and its number used again
+                self.processes.forget_thread(call.thread)
+                continue
+            return (caller, given) if given else None
+        return None
+
+    def unreachable(self, thread: int, error: OSError) -> None:
+        """Say once that a process cannot be looked into (PR_SET_DUMPABLE, another user)."""
+        if not isinstance(error, (ProcessLookupError, FileNotFoundError)):
+            self.reporter.warn_once(
+                f"process {thread} cannot be looked into ({error.strerror}): it is not dumpable, or runs as another user; "
+                "it is not served, and sees the real machine"
+            )
+
+    def refused(self, call: Call, caller: ProcessCaller, text: str, name: str, error: KernelError) -> None:
+        """Report a refusal; `text` shows the call, `name` is what the summary counts."""
+        self.reporter.refused(call.thread, caller.pid, text, name, error)
+
+    def install(self, caller: ProcessCaller, file: File, cloexec: bool = True) -> int:
+        """Put a descriptor for `file` into the thread whose call is being served. Raises KernelError(EMFILE)."""
+        return self.give(self._call, caller, self.files.create(file, self._path), cloexec, answer=False)
+
+    def open_node(self, call: Call, caller: ProcessCaller, path: str, flags: int) -> Outcome:
+        """Open a device node of the machine as the answer to `call`. Raises KernelError."""
+        file = self.machine.open(caller, path, flags)
+        return self.answer_with(call, caller, file, path, bool(flags & os.O_CLOEXEC))
+
+    def answer_with(self, call: Call, caller: ProcessCaller, file: File, path: str, cloexec: bool) -> Outcome:
+        """Give the program a descriptor for `file` as the answer to `call`. Raises KernelError(EMFILE)."""
+        self.give(call, caller, self.files.create(file, path), cloexec, answer=True)
+        return Outcome.ANSWERED
+
+    def give(self, call: Call, caller: ProcessCaller, fd: int, cloexec: bool, *, answer: bool, least: int = 0) -> int:
+        """Put our descriptor `fd`, which is used up, into the program: its number there, in our range if possible.
+
+        When the program is gone or takes no more, `fd` was the last reference, and its file is closed by the next drain.
+        """
+        try:
+            at = self._free_number(caller, least)
+            return self.listener.give(call.ident, fd, at, cloexec, answer=answer)
+        except OSError as error:
+            if error.errno == EBADF:
+                self.reporter.warn_once(
+                    f"the program's RLIMIT_NOFILE is below {self.numbers.first}: its device files have the numbers "
+                    f"{self.numbers.first} to {self.numbers.last} (raise `ulimit -n`)"
+                )
+            elif error.errno == EINTR:
+                raise Gone from None
+            raise refuse(EMFILE, "the program can have no more descriptors", "limit", "RLIMIT_NOFILE") from error
+        finally:
+            os.close(fd)
+
+    def _free_number(self, caller: ProcessCaller, least: int) -> int | None:
+        """The first free number of our range from `least` on; None when all are taken (ioctl then still works)."""
+        for number in range(max(self.numbers.first, least), self.numbers.last + 1):
+            try:
+                caller.link(number)
+            except OSError:
+                return number
+        self.reporter.warn_once(
+            f"descriptors {self.numbers.first} to {self.numbers.last} are all in use: read, write and fstat do not work on device "
+            "files beyond them"
+        )
+        return None
+
+    def own_eventfd(self, caller: ProcessCaller, fd: int) -> int | None:
+        """See `ioas.run.caller.Shared`."""
+        return self.eventfds.own(caller, fd)
+
+    def release(self) -> None:
+        """Close what has no references any more."""
+        with self.lock:
+            self.files.drain()
+
+    def process_ended(self, pidfd: int) -> None:
+        """A process has ended: forget it."""
+        with self.lock:
+            self.processes.forget(pidfd)
+
+    def close(self) -> None:
+        """Close everything: the program and its descendants are gone."""
+        with self.lock:
+            self.files.close_all()
+            self.processes.close()
+            self.eventfds.close()
+            self.stage.close()
+            self.listener.close()

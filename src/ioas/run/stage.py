@@ -1,0 +1,146 @@
+"""The machine's tree as real directories and files, for descriptors that the kernel itself serves.
+
+A program that opens a directory of /sys gets a real one: reading it, and opening what is in it by a relative path, then needs no
+supervisor. The tree is written when it is first needed, under /dev/shm or XDG_RUNTIME_DIR, in a directory that only this
+user can enter, and removed at the end. A supervisor that is killed cannot do that; each stage is therefore locked by its
+owner (flock), and whoever starts next removes the stages that nobody holds.
+
+Device nodes are character devices 0:0, which any user may make and which open to nothing: reading a directory shows the
+right kind, while opening one goes through the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ioas.errors import EnvironmentRefusal
+from ioas.soft.pci.nodes import CharDevice, Directory, Text, Tree
+
+_PREFIX = "ioas-stage-"
+_NEW = "ioas-new-"
+_SECONDS_TO_LOCK = 60
+
+
+class Stage:
+    """A written tree. Nothing is written before the first question."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._root: Path | None = None
+        self._lock = -1
+        self._written: dict[str, Text] = {}
+        sweep()
+
+    @property
+    def root(self) -> str | None:
+        """Where it stands; None when it has not been written."""
+        return str(self._root) if self._root else None
+
+    def path(self, path: str) -> str:
+        """The real path of the machine's `path` (without links in it). Raises EnvironmentRefusal: no place to write."""
+        if self._root is None:
+            self._root = self._write()
+        return f"{self._root}{path}"
+
+    def text(self, path: str, node: Text) -> str:
+        """The real path of a text, with its contents of now."""
+        real = self.path(path)
+        if callable(node.contents) or self._written.get(path) is not node:
+            fresh = f"{self._root}/text"
+            _write_text(Path(fresh), node)
+            os.rename(fresh, real)  # who has the old one open keeps reading the old contents
+            self._written[path] = node
+        return real
+
+    def machine_path(self, real: str) -> str | None:
+        """The machine's path of a real path, for descriptors of ours; None for others."""
+        if self._root is None:
+            return None
+        root = str(self._root)
+        return real[len(root) :] or "/" if real == root or real.startswith(f"{root}/") else None
+
+    def close(self) -> None:
+        """Remove what was written."""
+        if self._root is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
+            os.close(self._lock)
+            self._root = None
+
+    def _write(self) -> Path:
+        for place in _places():
+            try:
+                new = Path(tempfile.mkdtemp(prefix=_NEW, dir=place))
+            except OSError:
+                continue
+            self._lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._root = root = new.rename(new.with_name(new.name.replace(_NEW, _PREFIX)))
+            self._fill(root)
+            return root
+        raise EnvironmentRefusal("no directory to write the machine's sysfs to: neither /dev/shm nor XDG_RUNTIME_DIR")
+
+    def _fill(self, root: Path) -> None:
+        self._tree.materialise(root)
+        for path, node in self._tree.walk():
+            real = root / path.lstrip("/")
+            if isinstance(node, Text):
+                self._written[path] = node
+            elif isinstance(node, Directory):
+                real.chmod(0o755)
+            elif isinstance(node, CharDevice):
+                with contextlib.suppress(OSError):  # before Linux 5.8 the empty file stays
+                    device = root / "node"
+                    os.mknod(device, stat.S_IFCHR | 0o600, 0)
+                    os.rename(device, real)
+
+
+def sweep() -> None:
+    """Remove this user's stages that nobody holds."""
+    for place in _places():
+        try:
+            names = [name for name in os.listdir(place) if name.startswith((_PREFIX, _NEW))]
+        except OSError:
+            continue
+        for name in names:
+            _sweep_one(os.path.join(place, name))
+
+
+def _sweep_one(path: str) -> None:
+    try:
+        status = os.lstat(path)
+        young = time.time() - status.st_ctime < _SECONDS_TO_LOCK
+        if status.st_uid != os.getuid() or (young and os.path.basename(path).startswith(_NEW)):
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        return  # its owner is alive
+    finally:
+        os.close(fd)
+
+
+def _places() -> Iterator[str]:
+    yield "/dev/shm"
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        yield runtime
+    yield tempfile.gettempdir()
+
+
+def _write_text(path: Path, node: Text) -> None:
+    path.unlink(missing_ok=True)
+    path.write_bytes(node.read())
+    if node.size is not None:
+        os.truncate(path, node.size)
+    path.chmod(node.mode)
