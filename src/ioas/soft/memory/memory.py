@@ -292,7 +292,9 @@ class Memory:
                 if not run.grips:
                     self._drop(run)
                 elif run.grip is grip:
-                    run.grip = next(iter(run.grips))
+                    # popitem, because looking for a first item gets slower with every one removed before it
+                    run.grip, _ = run.grips.popitem()
+                    run.grips[run.grip] = None
                 if grip.users:
                     grip.idle = threading.Event()
                     busy.append(grip.idle)
