@@ -28,9 +28,10 @@ _CALL = struct.Struct("QIIiIQ6Q")
 _ANSWER = struct.Struct("QqiI")
 _ADDITION = struct.Struct("QIIII")
 _ZERO = bytes(_CALL.size)
-_RELEASING = 1100
-"""`fcntl.ioctl` releases the interpreter lock only for buffers beyond 1,024 bytes (CPython 3.11); shorter ones would
-stop every other thread of ours for as long as no call comes."""
+_RELEASING = 128
+"""Bytes of the buffers for `fcntl.ioctl`, which releases the interpreter lock only for buffers of at most 1,024 bytes
+(it copies them): a longer one would stop every other thread of ours, timers of device models among them, for as long
+as no call comes."""
 
 
 class Call(NamedTuple):
