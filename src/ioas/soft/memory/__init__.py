@@ -2,6 +2,7 @@
 
 from ioas.soft.memory.accounting import Accounting, AccountMode
 from ioas.soft.memory.frames import Run, Segment
-from ioas.soft.memory.memory import Held, Memory
+from ioas.soft.memory.held import Held
+from ioas.soft.memory.memory import Memory
 
 __all__ = ["AccountMode", "Accounting", "Held", "Memory", "Run", "Segment"]

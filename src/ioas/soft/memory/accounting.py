@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 import threading
 from errno import ENOMEM
+from typing import Protocol
 
 from ioas.errors import refuse
-from ioas.host import PAGE_SHIFT, AddressSpace
+from ioas.host import PAGE_SHIFT
 
 
 class AccountMode(enum.Enum):
@@ -26,6 +27,17 @@ class AccountMode(enum.Enum):
     """The pages that this address space has locked, as VFIO's type1 container counts."""
 
 
+class Payer(Protocol):
+    """The part of an `AddressSpace` that accounting needs."""
+
+    pinned_pages: int
+    locked_pages: int
+
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in bytes; None for no limit."""
+        ...
+
+
 class Accounting:
     """The ledger of locked pages of one machine. Safe to use from any thread."""
 
@@ -33,7 +45,7 @@ class Accounting:
         self._lock = threading.Lock()
         self._users: dict[int, int] = {}
 
-    def charge(self, mode: AccountMode, memory: AddressSpace, uid: int, pages: int) -> None:
+    def charge(self, mode: AccountMode, memory: Payer, uid: int, pages: int) -> None:
         """Charge `pages` pages to user `uid` or to `memory`.
 
         The limit is that of `memory`'s process, rounded down to pages. `memory.pinned_pages` rises in
@@ -51,7 +63,7 @@ class Accounting:
                 memory.locked_pages += pages
             memory.pinned_pages += pages
 
-    def uncharge(self, mode: AccountMode, memory: AddressSpace, uid: int, pages: int) -> None:
+    def uncharge(self, mode: AccountMode, memory: Payer, uid: int, pages: int) -> None:
         """Undo a charge of `pages` pages. Cannot fail."""
         with self._lock:
             if mode is AccountMode.USER:
@@ -69,7 +81,7 @@ class Accounting:
         return self._users.get(uid, 0)
 
 
-def _check_limit(memory: AddressSpace, locked: int, pages: int, who: str) -> None:
+def _check_limit(memory: Payer, locked: int, pages: int, who: str) -> None:
     limit = memory.memlock_limit()
     if limit is not None and locked + pages > limit >> PAGE_SHIFT:
         raise refuse(

@@ -9,140 +9,21 @@ it uses, and a release waits for the accesses that are under way through it.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from errno import EFAULT
-from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ioas.errors import KernelError, UsageError, refuse
-from ioas.host import PAGE_SHIFT, PAGE_SIZE, Backing, Extent, Pin, PinSource
-from ioas.soft.memory.frames import ORDER_SHIFT, FrameNumbers, Run, Segment, block_base
+from ioas.errors import KernelError, refuse
+from ioas.host import PAGE_SHIFT, PAGE_SIZE, Backing, PinSource
+from ioas.soft.memory.frames import ORDER_SHIFT, FrameNumbers, Run, block_base
+from ioas.soft.memory.held import Held
 from ioas.soft.memory.pages import Grip, Pages
+from ioas.soft.memory.spans import Span, count_out, grip_on
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 OFFSET_MASK = PAGE_SIZE - 1
-WORDS = PAGE_SIZE // 8
-_ZEROS = memoryview(bytes(PAGE_SIZE)).cast("Q")
-
-
-class Piece(NamedTuple):
-    """`length` bytes at physical `address`."""
-
-    address: int
-    length: int
-
-
-class Held:
-    """Pages pinned and given frames, until `release`."""
-
-    __slots__ = ("_grips", "_memory", "_pin", "_starts", "how", "pages")
-
-    def __init__(self, memory: Memory, pin: Pin, grips: list[Grip], pages: int) -> None:
-        self._memory = memory
-        self._pin = pin
-        self._grips: list[Grip] | None = grips
-        self._starts: list[int] | None = None
-        self.how = pin.how
-        """How the pages are pinned (`Pin.how`)."""
-        self.pages = pages
-        """How many pages are held."""
-
-    @property
-    def segments(self) -> Sequence[Segment]:
-        """What is held, in the order of the addresses. Empty once released."""
-        return [Segment(grip.run, grip.first, grip.count) for grip in self._grips or ()]
-
-    def part(self, first: int, count: int) -> list[Segment]:
-        """The segments of `count` pages from page `first` (counted from the start of what is held).
-
-        Raises UsageError beyond what is held.
-        """
-        grips = self._inside(first, count)
-        if len(grips) == 1:
-            grip = grips[0]
-            return [Segment(grip.run, grip.first + first, count)]
-        at = self._at(first)
-        first -= self._starts[at]  # type: ignore[index]  # set by _at
-        parts = []
-        while count > 0:
-            grip = grips[at]
-            taken = min(count, grip.count - first)
-            parts.append(Segment(grip.run, grip.first + first, taken))
-            count -= taken
-            at += 1
-            first = 0
-        return parts
-
-    def pfn(self, index: int) -> int:
-        """Frame number of page `index` (counted from the start of what is held). Raises UsageError beyond it."""
-        run, first, _ = self.part(index, 1)[0]
-        return run.pfn(first)
-
-    def release(self) -> None:
-        """Unpin, and give up the frames that nothing else holds. Idempotent; cannot fail.
-
-        Waits for accesses (`Memory.read`, DMA) that are under way through this very pin.
-        """
-        grips, self._grips = self._grips, None
-        if grips is not None:
-            self._memory._let_go(grips, self.pages)
-            self._pin.release()
-
-    def split(self, index: int) -> tuple[Held, Held]:
-        """Hand the hold over to two: the first `index` pages, and the rest. This one holds nothing from then on.
-
-        Pages and frames go with the part that they are in; the pin itself ends with the later of the two. Waits
-        for accesses as `release` does. Raises UsageError unless both parts have pages.
-        """
-        grips = self._inside(index, self.pages - index)
-        self._inside(0, index)
-        at = self._at(index)
-        left, right = grips[:at], grips[at:]
-        inside = index - sum(grip.count for grip in left)
-        if inside:
-            head, right[0] = self._memory._cut(right[0], inside)
-            left.append(head)
-        self._grips = None
-        pin = _SharedPin(self._pin, 2)
-        return Held(self._memory, pin, left, index), Held(self._memory, pin, right, self.pages - index)
-
-    def _inside(self, first: int, count: int) -> list[Grip]:
-        if self._grips is None or first < 0 or count < 1 or first + count > self.pages:
-            raise UsageError(f"pages {first} to {first + count} are not in a hold of {self.pages} pages")
-        return self._grips
-
-    def _at(self, page: int) -> int:
-        """Index of the grip that `page` is in."""
-        if self._starts is None:
-            self._starts = [0, *accumulate(grip.count for grip in self._grips or ())]
-        return bisect_right(self._starts, page) - 1
-
-
-class _SharedPin:
-    """A pin that several holds share the pages of: the last of `owners` to let go releases it."""
-
-    def __init__(self, pin: Pin, owners: int) -> None:
-        self._pin = pin
-        self._owners = owners
-        self._lock = threading.Lock()
-
-    @property
-    def extents(self) -> Sequence[Extent]:
-        return self._pin.extents
-
-    @property
-    def how(self) -> str:
-        return self._pin.how
-
-    def release(self) -> None:
-        with self._lock:
-            self._owners -= 1
-            last = not self._owners
-        if last:
-            self._pin.release()
 
 
 class Memory:
@@ -202,12 +83,12 @@ class Memory:
 
         Raises KernelError(EFAULT) where no frame is held, or when the backing is gone.
         """
-        return self.gather((Piece(address, length),))
+        return self.gather(((address, length),))
 
     def write(self, address: int, data: Buffer) -> None:
         """Write `data` at physical `address`; raises as `read`, with what stands before the bad frame written."""
         view = memoryview(data).cast("B")
-        self.scatter((Piece(address, len(view)),), view)
+        self.scatter(((address, len(view)),), view)
 
     def gather(self, pieces: Iterable[tuple[int, int]]) -> bytes:
         """Read pieces (address, length) one after the other, joining neighbours of one backing. Raises as `read`."""
@@ -283,7 +164,8 @@ class Memory:
                 run.grip = grip
             yield grip
 
-    def _let_go(self, grips: list[Grip], count: int) -> None:
+    def let_go(self, grips: list[Grip], count: int) -> None:
+        """For `Held.release` alone: drop `grips`, of `count` pages, and wait for accesses through them."""
         busy = []
         with self._lock:
             for grip in grips:
@@ -302,8 +184,8 @@ class Memory:
         for idle in busy:
             idle.wait()
 
-    def _cut(self, grip: Grip, count: int) -> tuple[Grip, Grip]:
-        """Two grips in place of one: its first `count` pages, and the rest."""
+    def cut(self, grip: Grip, count: int) -> tuple[Grip, Grip]:
+        """For `Held.split` alone: two grips in place of one, its first `count` pages and the rest."""
         run = grip.run
         head = Grip(run, grip.first, count, grip.backing)
         tail = Grip(run, grip.first + count, grip.count - count, grip.backing)
@@ -324,9 +206,9 @@ class Memory:
         if not pages:
             del self._backings[pages.key]
 
-    def _spans(self, pieces: Iterable[tuple[int, int]]) -> list[_Span]:
+    def _spans(self, pieces: Iterable[tuple[int, int]]) -> list[Span]:
         """Where the bytes of `pieces` stand; `_leave` must be called with the result."""
-        spans: list[_Span] = []
+        spans: list[Span] = []
         with self._lock:
             try:
                 for address, length in pieces:
@@ -335,23 +217,23 @@ class Memory:
                         address += taken
                         length -= taken
             except KernelError:
-                _count_out(spans)
+                count_out(spans)
                 raise
         return spans
 
-    def _span(self, spans: list[_Span], address: int, length: int) -> int:
+    def _span(self, spans: list[Span], address: int, length: int) -> int:
         """Append, or add to the last span, what stands contiguously at `address`; return its length."""
         pfn = address >> PAGE_SHIFT
         offset = address & OFFSET_MASK
         if pfn >> ORDER_SHIFT == 0:
             length = min(length, PAGE_SIZE - offset)
-            spans.append(_Span(None, offset, length, self._table_bytes(pfn)))
+            spans.append(Span(None, offset, length, self._table_bytes(pfn)))
             return length
         run = self._runs.get(block_base(pfn))
         if run is None:
             raise _no_memory(address)
         index = (pfn - run.base) ^ run.flip
-        grip = _grip_on(run, index)
+        grip = grip_on(run, index)
         if grip is None:
             raise _no_memory(address)
         contiguous = min(run.block(index), grip.first + grip.count - index)
@@ -362,7 +244,7 @@ class Memory:
             last.length += length
         else:
             grip.users += 1
-            spans.append(_Span(grip, start, length, None))
+            spans.append(Span(grip, start, length, None))
         return length
 
     def _table_bytes(self, pfn: int) -> memoryview:
@@ -371,51 +253,9 @@ class Memory:
             raise _no_memory(pfn << PAGE_SHIFT)
         return words.cast("B")
 
-    def _leave(self, spans: list[_Span]) -> None:
+    def _leave(self, spans: list[Span]) -> None:
         with self._lock:
-            _count_out(spans)
-
-
-class _Span:
-    """Bytes that one read or write of a backing, or of a table, reaches."""
-
-    __slots__ = ("grip", "length", "start", "table")
-
-    def __init__(self, grip: Grip | None, start: int, length: int, table: memoryview | None) -> None:
-        self.grip = grip
-        self.start = start
-        self.length = length
-        self.table = table
-
-    def read(self) -> bytes:
-        if self.grip is not None:
-            return self.grip.backing.read(self.start, self.length)
-        return bytes(self.table[self.start : self.start + self.length]) if self.table is not None else b""
-
-    def write(self, data: memoryview) -> None:
-        if self.grip is not None:
-            self.grip.backing.write(self.start, data)
-        elif self.table is not None:
-            self.table[self.start : self.start + self.length] = data
-
-
-def _grip_on(run: Run, index: int) -> Grip | None:
-    """A grip that holds page `index` of `run`; remembered, for the next access is likely to be near."""
-    grip = run.grip
-    if grip is None or not grip.first <= index < grip.first + grip.count:
-        grip = next((one for one in run.grips if one.first <= index < one.first + one.count), None)
-        if grip is not None:
-            run.grip = grip
-    return grip
-
-
-def _count_out(spans: list[_Span]) -> None:
-    for span in spans:
-        grip = span.grip
-        if grip is not None:
-            grip.users -= 1
-            if not grip.users and grip.idle is not None:
-                grip.idle.set()
+            count_out(spans)
 
 
 def _no_memory(address: int) -> KernelError:
