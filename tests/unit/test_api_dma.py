@@ -207,25 +207,3 @@ def test_shared_memory_is_hit_after_fork_writes_and_the_end_of_a_process_that_ma
         [sys.executable, "-c", textwrap.dedent(script)], cwd=root, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-EXAMPLE = Path(__file__).parents[2] / "examples/edu_api.py"
-
-
-def test_the_example_with_the_api_works() -> None:
-    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "10! = 3628800" in done.stdout
-    assert "stopped by the IOMMU, not mapped at 0x100000" in done.stdout
-
-
-@pytest.mark.parametrize("headers", ["the machine's", "7.3's"])
-def test_the_c_example_compiles_without_a_warning(
-    headers: str, cc: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    include = [] if headers == "the machine's" else ["-isystem", request.getfixturevalue("uapi_headers")]
-    command = [cc, "-O2", "-Wall", "-Wextra", "-Werror", *include, "-o", tmp_path / "edu", EXAMPLE.with_name("edu.c")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    done = subprocess.run([tmp_path / "edu"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "edu: usage: edu BDF, for example edu 0000:01:00.0\n")
