@@ -41,7 +41,8 @@ def _make_unit(system: System, description: UnitDescription) -> Unit:
 
 def _plug(topology: Topology, device: DeviceDescription) -> None:
     try:
-        topology.plug(load_model(device.model).create(device.options), device.address)
+        function = device.function or load_model(device.model).create(device.options)
+        topology.plug(function, device.address)
     except UsageError as error:
-        kind = MachineError if not device.origin.startswith("--device") else UsageError
+        kind = MachineError if device.in_file else UsageError
         raise kind(f"{device.origin}: {error}") from None

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ioas.errors import UsageError
 from ioas.soft.iommu.system import Isolation
-from ioas.soft.pci import Bdf, OptionValue
+from ioas.soft.pci import Bdf, Function, OptionValue
 
 UnitKind = Literal["vt-d", "amd"]
 """The kinds of IOMMU that a machine file can ask for."""
@@ -27,6 +27,10 @@ class DeviceDescription:
     """By name; text from the command line, TOML's types from a machine file. The model checks them."""
     origin: str = "--device"
     """Where it was written, for messages: "--device edu,x=1" or "lab.toml:12"."""
+    in_file: bool = False
+    """Whether that is a machine file."""
+    function: Function | None = None
+    """The device itself, when it is made already; then `options` are not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,13 @@ class MachineDescription:
     def with_devices(self, devices: Iterable[DeviceDescription]) -> MachineDescription:
         """The same machine with `devices` added after its own."""
         return replace(self, devices=(*self.devices, *devices))
+
+
+def describe_device(device: str | Function) -> DeviceDescription:
+    """A description from what `SoftHost` takes: text for `parse_device`, or a function made by the caller."""
+    if isinstance(device, str):
+        return parse_device(device)
+    return DeviceDescription(str(device), origin=f"device {device}", function=device)
 
 
 def parse_device(text: str) -> DeviceDescription:

@@ -124,6 +124,7 @@ class _Reader:
             None if address is None else self.address((*path, "addr"), address),
             self.options((*path, "options"), table.get("options", {})),
             origin,
+            in_file=True,
         )
 
     def address(self, path: _Path, value: object) -> str:

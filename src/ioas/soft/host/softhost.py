@@ -76,11 +76,11 @@ class SoftHost:
     ) -> None:
         """Put a machine together.
 
-        `devices` are descriptions as `--device` takes them ("edu", "edu,addr=0000:05:00.0,dma_mask=0xffffffff");
-        or functions made by the caller. They stand beside those of the `machine` file (TOML, see
-        `ioas.soft.host.machine_file`). Without either there is one edu. `capabilities` are names as `--cap` takes them ("sys_rawio", "CAP_IPC_LOCK").
-        `iommufd_test` turns on IOMMU_TEST_CMD. `isolation` is "strict" (default) or "kernel" and overrides the
-        machine file's.
+        `devices` are descriptions as `--device` takes them ("edu", "edu,addr=0000:05:00.0,dma_mask=0xffffffff") or
+        functions made by the caller. They stand beside those of the `machine` file (TOML, see
+        `ioas.soft.host.machine_file`); without either there is one edu. `capabilities` are names as `--cap` takes them
+        ("sys_rawio", "CAP_IPC_LOCK"). `iommufd_test` turns on IOMMU_TEST_CMD. `isolation` is "strict" (default) or
+        "kernel" and overrides the machine file's.
 
         Raises UsageError: unknown model, option, capability or isolation, or a busy BDF; MachineError (a
         UsageError) with file and line for a wrong machine file.

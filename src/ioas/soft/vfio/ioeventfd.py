@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ioas.soft.vfio.cdev import Cdev
     from ioas.soft.vfio.device import VfioDevice
 
-_MOST = 1000
+MOST = 1000
+"""How many of them a device has at most (VFIO_PCI_IOEVENTFD_MAX)."""
 
 
 class IoEvent(NamedTuple):
@@ -47,8 +48,8 @@ def ioeventfd(file: Cdev, argument: Argument, request: uapi.vfio_device_ioeventf
             return 0
         if request.fd < 0:
             raise refuse(ENODEV, "there is no such write", "region", event.bar)
-        if len(watches) >= _MOST:
-            raise refuse(ENOSPC, f"a device has at most {_MOST} of them", "limit", _MOST)
+        if len(watches) >= MOST:
+            raise refuse(ENOSPC, f"a device has at most {MOST} of them", "limit", MOST)
         watches[event] = device.watcher.watch(argument.caller.eventfd(request.fd), lambda: _write(device, event))
     return 0
 
