@@ -369,3 +369,26 @@ def test_only_memory_files_can_be_pinned_from_and_only_up_to_their_end(memory: L
     assert caller.held() == {}
     caller.close()
     assert InvalidArgument.number == EINVAL
+
+
+@pytest.mark.parametrize("flags", [mmap.MAP_SHARED, mmap.MAP_PRIVATE])
+def test_a_registered_buffer_of_a_truncated_file_is_efault_and_not_sigbus(memory: LocalMemory, flags: int) -> None:
+    fd = os.memfd_create("shrinks")
+    os.truncate(fd, PAGE_SIZE)
+    buffer = mmap.mmap(fd, PAGE_SIZE, flags=flags)
+    address = memory.register(buffer)
+    pin = memory.pin(address, 1, True)
+    dma_write(pin, b"data")
+    assert buffer[:4] == b"data"
+    pin.release()
+    pin = memory.pin(address, 1, True)
+    os.truncate(fd, 0)
+    if flags == mmap.MAP_SHARED:
+        with pytest.raises(BadAddress):
+            dma_write(pin, b"data")
+    with pytest.raises(BadAddress):
+        dma_read(pin, PAGE_SIZE)
+    pin.release()
+    memory.unregister(address)
+    buffer.close()
+    os.close(fd)

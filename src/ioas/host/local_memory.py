@@ -248,13 +248,14 @@ class LocalMemory:
     def _window(self, address: int, view: memoryview) -> Window:
         """A window with one user on a buffer: on its file when it is a shared mapping of one. The lock is held."""
         areas = self._maps.covering(address, address + len(view))
-        vma = areas[0] if len(areas) == 1 else None
-        if vma is None or not (vma.shared and vma.inode):
-            return self._private.add(address, address + len(view), BufferAccess(view))
-        offset = vma.file_offset(address)
-        anonymous = vma.path == b"/dev/zero (deleted)"  # cannot be truncated
-        access = BufferAccess(view) if anonymous else AddressAccess(self._mem, address, view.release)
-        return self._file_windows(vma.device, vma.inode).add(offset, offset + len(view), access)
+        # Of a file that is truncated the pages are gone: touching the buffer would end the process with SIGBUS.
+        direct = all(vma.inode == 0 or vma.path == b"/dev/zero (deleted)" for vma in areas)
+        access = BufferAccess(view) if direct else AddressAccess(self._mem, address, view.release)
+        if len(areas) == 1 and areas[0].shared and areas[0].inode:
+            vma = areas[0]
+            offset = vma.file_offset(address)
+            return self._file_windows(vma.device, vma.inode).add(offset, offset + len(view), access)
+        return self._private.add(address, address + len(view), access)
 
     def _register(self, address: int, view: memoryview) -> RegisteredBuffer:
         """A new entry of the table. The lock is held."""

@@ -44,7 +44,7 @@ class Host(Protocol):
     """A machine whose device nodes can be opened: the running kernel's or a software one."""
 
     def open(self, caller: Caller, path: str, flags: int) -> File:
-        """Open a device node such as "/dev/iommu" with open(2) `flags`.
+        """Open a device node such as "/dev/iommu"; `flags` are O_*.
 
         Raises KernelError: ENOENT for a path that this host does not have, and what the node's own open answers.
         """
@@ -55,7 +55,7 @@ class File(Protocol):
     """An open file of a host. After `close` no other method may be called."""
 
     def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
-        """Carry out ioctl(2); return its result (0 or more).
+        """Carry out a request; return its result (0 or more).
 
         `argument` is the third word of the call as an integer (a user address or a plain value), or a
         writable buffer that stands for the structure at that address (in-process callers). Structures are
@@ -64,19 +64,19 @@ class File(Protocol):
         ...
 
     def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
-        """read(2) (`offset` None) or pread(2): at most `length` bytes. Raises KernelError."""
+        """Read at most `length` bytes: from `offset`, or from the file position (None). Raises KernelError."""
         ...
 
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
-        """write(2) or pwrite(2): the number of bytes taken. Raises KernelError."""
+        """Write `data` at `offset`, or at the file position (None): the number of bytes taken. Raises KernelError."""
         ...
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
-        """The file descriptor (owned by the host) to be mapped in place of this file, at `offset`. Raises KernelError."""
+        """The descriptor (owned by the host) to be mapped in place of this file, at `offset`. Raises KernelError."""
         ...
 
     def poll(self, caller: Caller) -> int:
-        """The poll(2) events that are ready now."""
+        """The events (POLLIN, POLLOUT, ...) that are ready now."""
         ...
 
     @property
@@ -119,7 +119,7 @@ class Extent(NamedTuple):
 
     backing: Backing
     page: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     order: int
 
 
@@ -190,7 +190,7 @@ class EventFd(Protocol):
         ...
 
     def fileno(self) -> int:
-        """The host's own descriptor of it, to wait on where the host takes the signals (INTx unmask, VFIO_DEVICE_IOEVENTFD)."""
+        """The host's own descriptor of it, for those that the program signals (INTx unmask, VFIO_DEVICE_IOEVENTFD)."""
         ...
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class Caller(Protocol):
         ...
 
     def file(self, fd: int) -> File:
-        """This host's file behind descriptor `fd`. Raises KernelError: EBADF, or EBADFD when it is not one of this host's."""
+        """The host's file behind descriptor `fd`. Raises KernelError: EBADF; EBADFD when it is none of this host's."""
         ...
 
     def memory_file(self, fd: int) -> MemoryFile:
