@@ -46,7 +46,8 @@ class Pages:
         self._numbers = numbers
         self._clusters: dict[int, dict[int, Run]] = {}
         self._singles = 0
-        self._runs: SortedDict[int, Run] = SortedDict()
+        # Made when the first longer run comes: most backings never have one, and many come and go.
+        self._runs: SortedDict[int, Run] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._clusters or self._runs)
@@ -79,7 +80,7 @@ class Pages:
             self._singles -= 1
             if not cluster:
                 del self._clusters[number]
-        else:
+        elif self._runs is not None:
             del self._runs[run.page]
         self._numbers.give(run.base)
 
@@ -97,8 +98,8 @@ class Pages:
             yield from self._fill(start, stop, order)
 
     def _long(self, page: int) -> Run | None:
-        at = self._runs.bisect_right(page) - 1
-        if at < 0:
+        at = self._runs.bisect_right(page) - 1 if self._runs else -1
+        if at < 0 or self._runs is None:
             return None
         run: Run = self._runs.peekitem(at)[1]
         return run if page < run.page + run.count else None
@@ -151,6 +152,8 @@ class Pages:
                 yield self.add_single(start)
             else:
                 run = Run(self, start, count, self._numbers.take(block_order(count, flip)), flip)
+                if self._runs is None:
+                    self._runs = SortedDict()
                 self._runs[start] = run
                 yield run
             start += count
