@@ -176,6 +176,55 @@ def test_without_the_flush_that_check_fails(unmap: Callable[[World], None], monk
         check_remembered_translation(World(), unmap)
 
 
+def check_transfer_during_drain(world: World, waiting: threading.Semaphore) -> None:
+    """While an unmapping waits for an old transfer, a new one must not be translated any more: nobody waits for it."""
+    assert world.device.dma.write(IOVA, b"before")
+    translated, gate = threading.Event(), threading.Event()
+
+    def stop_at_the_gate(offset: int, length: int) -> None:
+        translated.set()
+        assert gate.wait(TIMEOUT)
+
+    world.ram.before_write = stop_at_the_gate
+    old = threading.Thread(target=world.device.dma.write, args=(IOVA + 8192, b"old"))
+    old.start()
+    assert translated.wait(TIMEOUT)
+    world.ram.before_write = lambda offset, length: None
+    unmapper = threading.Thread(target=world.unmap)
+    unmapper.start()
+    assert waiting.acquire(timeout=TIMEOUT)
+    try:
+        assert not world.device.dma.write(IOVA, b"young"), "DMA was translated while it was being unmapped"
+    finally:
+        gate.set()
+        old.join(TIMEOUT)
+        unmapper.join(TIMEOUT)
+    assert bytes(world.ram.page(0)[:6]) == b"before"
+
+
+@UNITS
+def test_what_is_being_unmapped_is_not_translated_any_more(
+    maker: Callable[[System], Unit], waiting: threading.Semaphore
+) -> None:
+    check_transfer_during_drain(World(maker), waiting)
+
+
+def test_with_the_flush_after_the_drain_that_check_fails(
+    waiting: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, drain = Domain.flush, Domain.drain
+    late: list[tuple[int, int]] = []
+    monkeypatch.setattr(Domain, "flush", lambda self, start, last: late.append((start, last)))
+
+    def drain_then_flush(self: Domain) -> None:
+        drain(self)
+        flush(self, *late.pop())
+
+    monkeypatch.setattr(Domain, "drain", drain_then_flush)
+    with pytest.raises(AssertionError, match="translated while it was being unmapped"):
+        check_transfer_during_drain(World(), waiting)
+
+
 class WatchedLock:
     """A lock that tells when somebody has to wait for it."""
 
