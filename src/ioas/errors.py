@@ -97,9 +97,7 @@ class KernelError(IoasError, OSError):
         return type(self), (self.refusal,)
 
 
-def refuse(
-    errno: int, reason: str, kind: CulpritKind | None = None, name: object = None
-) -> KernelError:
+def refuse(errno: int, reason: str, kind: CulpritKind | None = None, name: object = None) -> KernelError:
     """Return the exception for `errno`: ``raise refuse(EINVAL, "length is not a multiple of 4096", "field", "length")``.
 
     `kind` and `name` are the culprit's; integers are shown in hexadecimal for addresses and fields
@@ -266,3 +264,15 @@ class Interrupted(KernelError):
     """EINTR: a signal came first."""
 
     number = _errno.EINTR
+
+
+class OutOfRange(KernelError):
+    """ERANGE: a number outside what the call takes."""
+
+    number = _errno.ERANGE
+
+
+class InvalidExchange(KernelError):
+    """EBADE: the selftests' comparison of pinned pages found another page."""
+
+    number = _errno.EBADE

@@ -25,6 +25,7 @@ RUN = [sys.executable, "-m", "ioas", "run"]
 def ioas_run() -> list[str]:
     """The command ``ioas run``, where it works (lane run)."""
     done = subprocess.run([*RUN, "--", "true"], capture_output=True, text=True, timeout=60)
+    assert "internal error" not in done.stderr
     return RUN if done.returncode == 0 else lanes.require("run", done.stderr.strip() or "`ioas run -- true` fails")
 
 

@@ -150,8 +150,7 @@ class Ioas:
         self.check_open()
         command = iommu_ioas_unmap(_UNMAP_SIZE, self.id, iova, length)
         self.iommufd.ioctl(IOMMU_IOAS_UNMAP, command)
-        for start in [start for start in self._mappings if iova <= start <= iova + length - 1]:
-            self._mappings.pop(start).forget()
+        self._forget_unmapped(iova, length, command.length)
         return command.length
 
     def unmap_all(self) -> int:
@@ -216,6 +215,14 @@ class Ioas:
     def _mapped(self, iova: int, length: int, flags: int, address: int | None) -> Mapping:
         mapping = self._mappings[iova] = Mapping(self, iova, length, flags, address)
         return mapping
+
+    def _forget_unmapped(self, iova: int, length: int, unmapped: int) -> None:
+        """Let go of the buffers of `unmapped` bytes of mappings in a range."""
+        exact = self._mappings.get(iova)
+        gone = [iova] if exact is not None and exact.length == unmapped else list(self._mappings)
+        for start in gone:
+            if iova <= start <= iova + length - 1 and (mapping := self._mappings.pop(start, None)) is not None:
+                mapping.forget()
 
     def _ranges(self) -> tuple[tuple[IovaRange, ...], int]:
         self.check_open()

@@ -61,6 +61,7 @@ class _Overlay:
 OVERLAY: Final = _Overlay()
 """Marks a field that shares the place of the field before it."""
 
+_UnionType: Any = type(ctypes.Union)
 _CType = Any  # a ctypes class: the type of these classes has no public name
 _Field = tuple[str, _CType]
 
@@ -152,7 +153,7 @@ def _fields(cls: type, name: str, annotations: dict[str, Any]) -> tuple[list[_Fi
             fields += group
         else:
             unions.append(f"_union_{group[0][0]}")
-            fields.append((unions[-1], type(unions[-1], (ctypes.Union,), {"_fields_": group})))
+            fields.append((unions[-1], _UnionType(unions[-1], (ctypes.Union,), {"_fields_": group})))
     return fields, tuple(unions)
 
 
