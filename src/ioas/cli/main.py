@@ -1,8 +1,8 @@
 """Entry: find the command, and turn whatever goes wrong into one line and an exit status.
 
 Statuses: 2 for a wrong option or machine description; 126 and 127 as env(1) for a program that cannot be run; 125
-when this environment does not allow it, or when ioas itself fails; 130 after Ctrl-C. Commands import what they need when they
-run, so that a wrong option is answered at once.
+when this environment does not allow it, or when ioas itself fails; 130 after Ctrl-C. Commands import what they need
+when they run, so that a wrong option is answered at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _status(arguments: list[str] | None) -> int:
     except IoasError as error:
         return _complain(str(error), _NOT_POSSIBLE)
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # nobody reads: do not complain again at exit
+        sys.stdout = None  # nobody reads: do not complain again at exit
         return _NOT_POSSIBLE
     except Exception as error:
         if os.environ.get("IOAS_DEBUG"):

@@ -42,7 +42,7 @@ def run(
     if check:
         return _check()
     if not program:
-        raise click.UsageError("a PROGRAM to run is missing", click.get_current_context())
+        raise click.UsageError("no program to run", click.get_current_context())
     from ioas.run import Options, Supervisor, end_like, find_program, take_signals
 
     find_program(program[0])

@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 _QUERY = 0xC0686611  # PROCMAP_QUERY: _IOWR('f', 17, struct procmap_query)
 _QUERY_STRUCT = struct.Struct("9QIIIIQQ")
-_READABLE, _WRITABLE, _EXECUTABLE, _SHARED = 1, 2, 4, 8
+_ACCESS = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC  # PROCMAP_QUERY_VMA_READABLE and so on are the same bits
+_SHARED = 8
 _COVERING_OR_NEXT = 0x10
 _NAME_ROOM = 4096
 _NEVER_PINNED = (b"[vvar", b"[vsyscall]")
@@ -90,6 +91,7 @@ class Maps:
         """`pid` is a process or thread id, or "self". Raises OSError when its maps cannot be opened."""
         self._fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
         self._name = ctypes.create_string_buffer(_NAME_ROOM)
+        self._name_at = ctypes.addressof(self._name)
         self._can_query = True
 
     def close(self) -> None:
@@ -103,6 +105,11 @@ class Maps:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def can_query(self) -> bool:
+        """Whether the kernel answers for single addresses (6.11); else the text is read."""
+        self.next(0)
+        return self._can_query
 
     def at(self, address: int) -> Vma | None:
         """The area that contains `address`, or None. Raises ProcessLookupError when the address space is gone."""
@@ -143,27 +150,21 @@ class Maps:
 
     def _query(self, address: int) -> Vma | None:
         """Ask the kernel for one area. Raises OSError(ENOTTY) before 6.11."""
-        name = ctypes.addressof(self._name)
         question = bytearray(
             _QUERY_STRUCT.pack(
-                _QUERY_STRUCT.size, _COVERING_OR_NEXT, address, 0, 0, 0, 0, 0, 0, 0, 0, _NAME_ROOM, 0, name, 0
+                _QUERY_STRUCT.size, _COVERING_OR_NEXT, address, 0, 0, 0, 0, 0, 0, 0, 0, _NAME_ROOM, 0, self._name_at, 0
             )
         )
         try:
             fcntl.ioctl(self._fd, _QUERY, question)
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return None
-            raise
-        _, _, _, start, end, flags, page_size, offset, inode, major, minor, named, *_ = _QUERY_STRUCT.unpack(question)
-        protection = (
-            (mmap.PROT_READ if flags & _READABLE else 0)
-            | (mmap.PROT_WRITE if flags & _WRITABLE else 0)
-            | (mmap.PROT_EXEC if flags & _EXECUTABLE else 0)
+        except FileNotFoundError:
+            return None
+        _, _, _, start, end, flags, page_size, offset, inode, major, minor, named, _, _, _ = _QUERY_STRUCT.unpack(
+            question
         )
         path = self._name.value if named else b""
-        device = os.makedev(major, minor)
-        return Vma(start, end, protection, bool(flags & _SHARED), offset, device, inode, path, page_size)
+        device = os.makedev(major, minor) if inode else 0
+        return Vma(start, end, flags & _ACCESS, flags & _SHARED != 0, offset, device, inode, path, page_size)
 
 
 def page_order(vma: Vma) -> int:

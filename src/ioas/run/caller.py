@@ -87,8 +87,15 @@ class ProcessCaller:
         """What /proc says stands behind descriptor `fd`. Raises OSError(ENOENT)."""
         return os.readlink(str(fd), dir_fd=self.fds)
 
+    def link_if_open(self, fd: int) -> str:
+        """The same, or nothing where no such descriptor is open."""
+        try:
+            return self.link(fd)
+        except OSError:
+            return ""
+
     def file(self, fd: int) -> File:
-        """This host's file behind `fd`. Raises KernelError: EBADF, EBADFD."""
+        """The host's file behind `fd`. Raises KernelError: EBADF, EBADFD."""
         link = self._existing(fd)
         given = self._shared.files.by_link.get(link)
         if given is None:
@@ -96,10 +103,12 @@ class ProcessCaller:
         return given.file
 
     def memory_file(self, fd: int) -> ClientFile:
-        """The file behind `fd`, opened again; pinning from it raises EINVAL unless it is in memory. KernelError(EBADF)."""
+        """The file behind `fd`, opened again; pinning from it raises EINVAL unless it is in memory.
+
+        Raises KernelError(EBADF).
+        """
         link = self._existing(fd)
-        file = self._reopen(fd)
-        return ClientFile(self._shared.memory_files, file, f"{fd} ({link})")
+        return ClientFile(self._shared.memory_files, self._reopen(fd), f"{fd} ({link})")
 
     def _reopen(self, fd: int) -> SharedFile | None:
         path = f"/proc/{self.thread}/fd/{fd}"

@@ -1,8 +1,8 @@
 """The program's eventfds, where they cannot be fetched from it.
 
-Normally `pidfd_getfd` duplicates an eventfd out of the program when a call names it. Some container profiles forbid that call; then
-the making of eventfds is handed over as well, we make them, keep a descriptor, and put another into the program. They are told
-apart by the eventfd-id in /proc/PID/fdinfo.
+Normally `pidfd_getfd` duplicates an eventfd out of the program when a call names it. Some container profiles forbid
+that call; then the making of eventfds is handed over as well, we make them, keep a descriptor, and put another into
+the program. They are told apart by the eventfd-id in /proc/PID/fdinfo.
 """
 
 from __future__ import annotations

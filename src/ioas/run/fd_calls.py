@@ -24,7 +24,7 @@ _MOST_VECTORS = 1024
 _VECTOR = struct.Struct("QQ")
 
 
-def ioctl(server: Server, call: Call) -> int | Outcome:
+def on_ioctl(server: Server, call: Call) -> int | Outcome:
     """ioctl(2)."""
     found = server.find(call, call.arguments[0])
     if found is None:
@@ -41,24 +41,24 @@ def ioctl(server: Server, call: Call) -> int | Outcome:
         raise
 
 
-def read(server: Server, call: Call) -> int | Outcome:
+def on_read(server: Server, call: Call) -> int | Outcome:
     """read(2) and pread(2)."""
     fd, buffer, length = call.arguments[:3]
     return _transfer(server, call, fd, [(buffer, length)], _offset(call), write=False)
 
 
-def write(server: Server, call: Call) -> int | Outcome:
+def on_write(server: Server, call: Call) -> int | Outcome:
     """write(2) and pwrite(2)."""
     fd, buffer, length = call.arguments[:3]
     return _transfer(server, call, fd, [(buffer, length)], _offset(call), write=True)
 
 
-def read_vector(server: Server, call: Call) -> int | Outcome:
+def on_read_vector(server: Server, call: Call) -> int | Outcome:
     """readv(2), preadv(2), preadv2(2)."""
     return _transfer(server, call, call.arguments[0], None, _offset(call), write=False)
 
 
-def write_vector(server: Server, call: Call) -> int | Outcome:
+def on_write_vector(server: Server, call: Call) -> int | Outcome:
     """writev(2), pwritev(2), pwritev2(2)."""
     return _transfer(server, call, call.arguments[0], None, _offset(call), write=True)
 
@@ -135,7 +135,7 @@ def _write(caller: ProcessCaller, given: Given, vectors: list[tuple[int, int]], 
     return done
 
 
-def mmap(server: Server, call: Call) -> int | Outcome:
+def on_mmap(server: Server, call: Call) -> int | Outcome:
     """mmap(2). What a file has to map cannot be put into a program yet, so only refusals are served."""
     _, length, protection, flags, fd, offset = call.arguments
     found = server.find(call, fd)
@@ -151,7 +151,7 @@ def mmap(server: Server, call: Call) -> int | Outcome:
         raise
 
 
-def fstat(server: Server, call: Call) -> int | Outcome:
+def on_fstat(server: Server, call: Call) -> int | Outcome:
     """fstat(2)."""
     found = server.find(call, call.arguments[0])
     if found is None:
@@ -161,7 +161,7 @@ def fstat(server: Server, call: Call) -> int | Outcome:
     return 0
 
 
-def fstatat(server: Server, call: Call) -> int | Outcome:
+def on_fstatat(server: Server, call: Call) -> int | Outcome:
     """newfstatat(2) with an empty path, which is how the C library makes fstat."""
     fd, path, buffer, flags = call.arguments[:4]
     found = server.find(call, fd) if flags & _AT_EMPTY_PATH else None
@@ -172,7 +172,7 @@ def fstatat(server: Server, call: Call) -> int | Outcome:
     return 0
 
 
-def fstatx(server: Server, call: Call) -> int | Outcome:
+def on_fstatx(server: Server, call: Call) -> int | Outcome:
     """statx(2) with an empty path."""
     fd, path, flags, _, buffer = call.arguments[:5]
     found = server.find(call, fd) if flags & _AT_EMPTY_PATH else None
@@ -188,7 +188,7 @@ def _shown(given: Given) -> Shown:
     return device_node(number, 0o666) if number != (0, 0) else anonymous_file()
 
 
-def dup(server: Server, call: Call) -> int | Outcome:
+def on_dup(server: Server, call: Call) -> int | Outcome:
     """dup(2) and fcntl(F_DUPFD): the copy stays in our range, so that calls on it are handed over too."""
     found = server.find(call, call.arguments[0])
     if found is None:
@@ -203,20 +203,20 @@ def dup(server: Server, call: Call) -> int | Outcome:
     return Outcome.ANSWERED
 
 
-def dup2(server: Server, call: Call) -> int | Outcome:
-    """dup2(2) and dup3(2): the program names the number, and the kernel does it; only said where calls are lost by it."""
+def on_dup2(server: Server, call: Call) -> int | Outcome:
+    """dup2(2) and dup3(2): the program names the number and the kernel copies; only what is lost by it is said."""
     number = call.arguments[1] & _WORD
     if not server.numbers.has(number) and server.reporter.explain:
         found = server.find(call, call.arguments[0])
         if found and found[1].path.startswith("/dev/vfio/devices/"):
             server.reporter.warn_once(
-                f"descriptor {number} is a copy of {found[1].path} outside of {server.numbers.first}-{server.numbers.last}: "
-                "read, write, mmap and fstat on it do not reach the device; ioctl does"
+                f"descriptor {number} is a copy of {found[1].path} outside of {server.numbers.first} to "
+                f"{server.numbers.last}: read, write, mmap and fstat on it do not reach the device; ioctl does"
             )
     return Outcome.PROCEED
 
 
-def eventfd(server: Server, call: Call) -> int | Outcome:
+def on_eventfd(server: Server, call: Call) -> int | Outcome:
     """eventfd(2) and eventfd2(2), handed over only where eventfds cannot be fetched from the program."""
     flags = call.arguments[1] & _WORD if call.number == Nr.EVENTFD2 else 0
     return server.eventfds.make(call, call.arguments[0] & _WORD, flags)
@@ -228,23 +228,23 @@ def call_name(call: Call) -> str:
 
 
 FD_CALLS: dict[int, Handler] = {
-    Nr.IOCTL: ioctl,
-    Nr.READ: read,
-    Nr.PREAD64: read,
-    Nr.WRITE: write,
-    Nr.PWRITE64: write,
-    Nr.READV: read_vector,
-    Nr.PREADV: read_vector,
-    Nr.PREADV2: read_vector,
-    Nr.WRITEV: write_vector,
-    Nr.PWRITEV: write_vector,
-    Nr.PWRITEV2: write_vector,
-    Nr.MMAP: mmap,
-    Nr.FSTAT: fstat,
-    Nr.DUP: dup,
-    Nr.FCNTL: dup,
-    Nr.DUP2: dup2,
-    Nr.DUP3: dup2,
-    Nr.EVENTFD: eventfd,
-    Nr.EVENTFD2: eventfd,
+    Nr.IOCTL: on_ioctl,
+    Nr.READ: on_read,
+    Nr.PREAD64: on_read,
+    Nr.WRITE: on_write,
+    Nr.PWRITE64: on_write,
+    Nr.READV: on_read_vector,
+    Nr.PREADV: on_read_vector,
+    Nr.PREADV2: on_read_vector,
+    Nr.WRITEV: on_write_vector,
+    Nr.PWRITEV: on_write_vector,
+    Nr.PWRITEV2: on_write_vector,
+    Nr.MMAP: on_mmap,
+    Nr.FSTAT: on_fstat,
+    Nr.DUP: on_dup,
+    Nr.FCNTL: on_dup,
+    Nr.DUP2: on_dup2,
+    Nr.DUP3: on_dup2,
+    Nr.EVENTFD: on_eventfd,
+    Nr.EVENTFD2: on_eventfd,
 }

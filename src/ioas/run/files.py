@@ -1,9 +1,9 @@
 """The machine's files that programs have open, and what stands for each in a program.
 
-What a program gets is one end of a SOCK_SEQPACKET socket pair; the other end is ours. So the descriptor is an ordinary one: it can be
-duplicated, inherited, sent over a socket and polled, and the kernel tells us by a hang-up on our end when
-the last of its references is gone, however that came about. A datagram waits in it, because a device file without a poll operation polls as
-ready for everything.
+What a program gets is one end of a SOCK_SEQPACKET socket pair; the other end is ours. So the descriptor is an
+ordinary one: it can be duplicated, inherited, sent over a socket and polled, and the kernel tells us by a hang-up on
+our end when the last of its references is gone, however that came about. A datagram waits in it, because a device
+file without a poll operation polls as ready for everything.
 
 A file is recognised by the inode of its socket ("socket:[N]" in /proc/PID/fd), never by a descriptor number.
 """

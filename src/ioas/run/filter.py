@@ -1,8 +1,8 @@
 """The seccomp filter: which system calls the kernel hands to the supervisor, and which it carries out alone.
 
-A classic BPF program sees a call's number and its six arguments as numbers, and cannot follow pointers
-(seccomp(2), Documentation/userspace-api/seccomp_filter.rst). So calls that name a path are all handed over, except those
-that a path of ours cannot reach; calls that name a descriptor only where the number lies in the range from which our own are
+A classic BPF program sees a call's number and its six arguments as numbers, and cannot follow pointers (seccomp(2),
+Documentation/userspace-api/seccomp_filter.rst). So calls that name a path are all handed over, except those that a
+path of ours cannot reach; calls that name a descriptor only where the number lies in the range from which our own are
 taken. Everything not in `RULES` runs at full speed: the kernel remembers that the filter always allows it.
 
 A rule is a call with alternatives; an alternative is a tuple of tests that must all hold; a rule without

@@ -1,9 +1,9 @@
 """Being the program's stand-in towards the shell: signals, stops, exit status.
 
-The program is our child in our own process group. What the terminal sends (Ctrl-C, Ctrl-Z, a hang-up) goes to the whole
-group and so reaches the program without us; we must only not die of it. What somebody sends to us by kill(2) is meant for the
-program and is passed on. When the program stops we stop in the same way, so that the shell sees a stopped job; when it
-is killed by a signal we end by that signal.
+The program is our child in our own process group. What the terminal sends (Ctrl-C, Ctrl-Z, a hang-up) goes to the
+whole group and so reaches the program without us; we must only not die of it. What somebody sends to us by kill(2) is
+meant for the program and is passed on. When the program stops we stop in the same way, so that the shell sees a
+stopped job; when it is killed by a signal we end by that signal.
 
 Every signal is blocked in every thread of ours and read from a signalfd, which tells who sent it.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 
@@ -84,7 +85,7 @@ class Job:
                 os.kill(self.program, number)
 
     def _is_ours(self, sender: int) -> bool:
-        """Whether a signal comes from the program or a descendant: sent to the whole group, it has reached the program."""
+        """Whether a signal comes from the program or a descendant: meant for the group, it has reached the program."""
         for _ in range(64):
             if sender in (0, 1):
                 return False
@@ -123,13 +124,11 @@ class Job:
 
 
 def end_like(status: int) -> int:
-    """Die by the signal if `status` is minus its number, without a core dump of our own; else return the exit status."""
+    """Die by the signal if `status` is minus its number, without a core dump of our own; else return the status."""
     if status >= 0:
         return status
     number = -status
     if number != signal.SIGKILL:
-        import resource
-
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})

@@ -100,7 +100,7 @@ def _check(result: int) -> int:
 
 
 def prctl(option: int, value: int = 0) -> int:
-    """prctl(2) with one argument."""
+    """Set one thing about this process."""
     unused = ctypes.c_ulong(0)
     return _check(_libc.prctl(option, ctypes.c_ulong(value), unused, unused, unused))
 
@@ -136,9 +136,9 @@ def same_memory(one: int, other: int) -> bool:
 
 def filesystem(fd: int) -> int:
     """The magic number of the file system that `fd` lies on (statfs(2)'s f_type)."""
-    answer = (ctypes.c_long * 32)()
+    answer = ctypes.create_string_buffer(256)
     _check(_libc.fstatfs(fd, answer))
-    return answer[0] & 0xFFFFFFFF
+    return int.from_bytes(answer.raw[:4], "little")
 
 
 class Transfer:
@@ -168,8 +168,6 @@ class Transfer:
 
     def read(self, pid: int, address: int, length: int) -> bytes:
         """Up to `length` (at most ROOM) bytes; fewer, or none, where memory ends. Raises OSError: ESRCH, EPERM."""
-        if address >> 63:
-            return b""
         self._pack(self._fields, 8, length, address, length)
         count = self._readv(pid, self._local, 1, self._remote, 1, 0)
         return bytes(self._view[:count]) if count >= 0 else self._failed()
@@ -177,8 +175,6 @@ class Transfer:
     def write(self, pid: int, address: int, data: bytes) -> int:
         """Write `data` (at most ROOM bytes); how many bytes were written. Raises OSError: ESRCH, EPERM."""
         length = len(data)
-        if address >> 63:
-            return 0
         self._buffer[:length] = data
         self._pack(self._fields, 8, length, address, length)
         count: int = self._writev(pid, self._local, 1, self._remote, 1, 0)

@@ -1,9 +1,9 @@
 """Starting the program under the filter.
 
 The child that will become the program puts the filter on itself - a filter can only be put on oneself - and sends its
-listener over a socket before it executes the program; from then on its calls wait for the supervisor, the execve first of all.
-no_new_privs is what allows an ordinary user a filter. PR_SET_PDEATHSIG kills the program when the supervisor is killed:
-with nobody listening, every open and every ioctl of it would fail with ENOSYS.
+listener over a socket before it executes the program; from then on its calls wait for the supervisor, the execve
+first of all. no_new_privs is what allows an ordinary user a filter. PR_SET_PDEATHSIG kills the program when the
+supervisor is killed: with nobody listening, every open and every ioctl of it would fail with ENOSYS.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import resource
 import signal
 import socket
 import struct
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence, Set as AbstractSet
 from typing import NamedTuple, NoReturn
 
 from ioas.errors import EnvironmentRefusal
@@ -64,17 +63,33 @@ def launch(
 
     Raises EnvironmentRefusal when the filter cannot be installed; what execve answers comes later, on the channel.
     """
+
+    def become() -> None:
+        for number in _PYTHON_IGNORES:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _execute(path, argv, environment)
+
+    return fork_filtered(program, become)
+
+
+def fork_filtered(program: bytes, action: Callable[[], None]) -> Launched:
+    """Fork a child that puts the filter on itself, hands its listener over, and carries out `action`.
+
+    An OSError of the action goes down the channel; when the action returns, the child ends. Raises EnvironmentRefusal.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _become(path, argv, environment, program, mask, theirs, parent)
+        _be_child(program, action, theirs, parent)
     theirs.close()
     message, fds, _, _ = socket.recv_fds(ours, _REPORT.size, 1)
     kind, detail = _REPORT.unpack(message) if message else (_NO_FILTER, 0)
     if kind != _READY:
         os.waitpid(pid, 0)
+        ours.close()
         raise EnvironmentRefusal(_why_no_filter(detail))
     os.set_inheritable(fds[0], False)  # received descriptors are not close-on-exec
     return Launched(pid, fds[0], ours, bool(detail))
@@ -99,30 +114,19 @@ def _why_no_filter(number: int) -> str:
     return f"seccomp user notification cannot be installed ({name}); `ioas run --check` says what is missing"
 
 
-def _become(
-    path: str,
-    argv: Sequence[str],
-    environment: Mapping[str, str],
-    program: bytes,
-    mask: AbstractSet[int],
-    channel: socket.socket,
-    parent: int,
-) -> NoReturn:
-    """In the child: become the program, or report why not and end."""
+def _be_child(program: bytes, action: Callable[[], None], channel: socket.socket, parent: int) -> NoReturn:
     stage = _NO_FILTER
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(NOT_RUN)
-        for number in _PYTHON_IGNORES:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         listener, killable = _install(program)
         socket.send_fds(channel, [_REPORT.pack(_READY, killable)], [listener])
         os.close(listener)
         stage = _NO_EXEC
-        _execute(path, argv, environment)
+        action()
+        os._exit(0)
     except OSError as error:
         channel.send(_REPORT.pack(stage, error.errno or 0))
     finally:

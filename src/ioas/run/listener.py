@@ -1,8 +1,8 @@
 """The listening end of a seccomp filter: receive a call, answer it, put a descriptor into the caller
 (seccomp_unotify(2), include/uapi/linux/seccomp.h).
 
-`receive` blocks. Together with SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6) that is what makes a handed-over call cost
-microseconds: caller and supervisor take turns on one CPU instead of waking each other across two.
+`receive` blocks. Together with SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6) that is what makes a handed-over call
+cost microseconds: caller and supervisor take turns on one CPU instead of waking each other across two.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ _FLAG_CONTINUE = 1
 _ADD_FD_AT = 1
 _ADD_FD_AND_SEND = 2
 
-_CALL = struct.Struct("QIIiIQ6Q")
+_CALL = struct.Struct("QIIi")
+_ARGUMENTS = struct.Struct("6Q")
+_ARGUMENTS_AT = 32
+_SIZE = 80
 _ANSWER = struct.Struct("QqiI")
 _ADDITION = struct.Struct("QIIII")
-_ZERO = bytes(_CALL.size)
+_ZERO = bytes(_SIZE)
 _RELEASING = 128
 """Bytes of the buffers for `fcntl.ioctl`, which releases the interpreter lock only for buffers of at most 1,024 bytes
 (it copies them): a longer one would stop every other thread of ours, timers of device models among them, for as long
@@ -80,13 +83,13 @@ class Listener:
         Raises InterruptedError for a signal, and Gone when the call was withdrawn or nobody is left (see `deserted`).
         """
         received = self._received
-        received[: _CALL.size] = _ZERO  # the kernel insists
+        received[:_SIZE] = _ZERO  # the kernel insists
         try:
             fcntl.ioctl(self._fd, _RECEIVE, received)
         except FileNotFoundError:
             raise Gone from None
-        ident, thread, _, number, _, _, *arguments = _CALL.unpack_from(received)
-        return Call(ident, thread, number, tuple(arguments))
+        ident, thread, _, number = _CALL.unpack_from(received)
+        return Call(ident, thread, number, _ARGUMENTS.unpack_from(received, _ARGUMENTS_AT))
 
     def deserted(self) -> bool:
         """Whether nobody uses the filter any more."""
@@ -106,9 +109,9 @@ class Listener:
     def give(self, ident: int, fd: int, at: int | None, cloexec: bool, *, answer: bool) -> int:
         """Put a duplicate of our `fd` into the caller; return its number there.
 
-        `at`: the number it shall have (whatever stands there is closed), None for the lowest free one. With
-        `answer` the call returns that number, in the same step. Raises Gone, and OSError: EMFILE, or EBADF where `at` is beyond
-        the caller's RLIMIT_NOFILE.
+        `at`: the number it shall have (whatever stands there is closed), None for the lowest free one. With `answer`
+        the call returns that number, in the same step. Raises Gone, and OSError: EMFILE, or EBADF where `at` is
+        beyond the caller's RLIMIT_NOFILE.
         """
         flags = (0 if at is None else _ADD_FD_AT) | (_ADD_FD_AND_SEND if answer else 0)
         _ADDITION.pack_into(self._added, 0, ident, flags, fd, at or 0, os.O_CLOEXEC if cloexec else 0)

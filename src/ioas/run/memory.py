@@ -1,8 +1,8 @@
 """A program's address space (the kernel's mm): what a system call copies in and out, and what it pins.
 
-A `Space` belongs to an address space, not to a process: threads share it, the child of a vfork shares its parent's until it
-executes something, and execve ends it. The descriptors that it keeps on /proc/PID/mem and /proc/PID/maps stay with the old
-memory then, and read as nothing.
+A `Space` belongs to an address space, not to a process: threads share it, the child of a vfork shares its parent's
+until it executes something, and execve ends it. The descriptors that it keeps on /proc/PID/mem and /proc/PID/maps
+stay with the old memory then, and read as nothing.
 
 Pins are explained in `ioas.run.pins`.
 """
@@ -122,14 +122,14 @@ class Space:
     def read(self, address: int, length: int) -> bytes:
         """Copy in; raises KernelError(EFAULT) unless all of it is there."""
         start = address - self._ahead_at
-        if 0 <= start and start + length <= len(self._ahead):
+        if 0 <= start <= len(self._ahead) - length:
             return self._ahead[start : start + length]
         if length <= _AHEAD:
-            self._ahead = self._copy_in(address, _AHEAD)
+            self._ahead = data = self._copy_in(address, _AHEAD)
             self._ahead_at = address
-            if len(self._ahead) < length:
-                raise _hole(address + len(self._ahead))
-            return self._ahead[:length]
+            if len(data) < length:
+                raise _hole(address + len(data))
+            return data[:length]
         parts = []
         for at in range(address, address + length, Transfer.ROOM):
             want = min(Transfer.ROOM, address + length - at)
@@ -142,14 +142,16 @@ class Space:
         """Copy out; raises KernelError(EFAULT), when what stands before the bad address has been written."""
         self._ahead = b""
         raw = bytes(data)
-        for start in range(0, len(raw), Transfer.ROOM):
-            part = raw[start : start + Transfer.ROOM]
+        start = 0
+        while start < len(raw):
+            part = raw[start : start + Transfer.ROOM] if len(raw) > Transfer.ROOM else raw
             try:
                 count = self._transfer.write(self.thread, address + start, part)
             except OSError as error:
                 raise _unreachable(self.thread, error) from error
+            start += count
             if count < len(part):
-                raise _hole(address + start + count)
+                raise _hole(address + start)
 
     def _copy_in(self, address: int, length: int) -> bytes:
         try:

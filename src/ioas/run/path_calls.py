@@ -1,7 +1,7 @@
 """Calls that name a path: open, stat, access, readlink in all their forms.
 
-Nearly every one that comes here is about something else - a shared library, a source file - and has to be let go as quickly as can be:
-the path is read and searched for the few names that any path of the machine contains.
+Nearly every one that comes here is about something else - a shared library, a source file - and has to be let go as
+quickly as can be: the path is read and searched for the few names that any path of the machine contains.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
     found: Located
 
 
-def open_(server: Server, call: Call) -> int | Outcome:
+def on_open(server: Server, call: Call) -> int | Outcome:
     """open(2), openat(2), openat2(2), creat(2)."""
     directory, pointer, flags = _open_arguments(server, call)
     raw = _path(server, call.thread, pointer)
@@ -119,7 +119,7 @@ def _give_real(server: Server, call: Call, real: str, flags: int) -> Outcome:
     return Outcome.ANSWERED
 
 
-def stat_(server: Server, call: Call) -> int | Outcome:
+def on_stat(server: Server, call: Call) -> int | Outcome:
     """stat(2), lstat(2), newfstatat(2) and statx(2) by path."""
     number, arguments = call.number, call.arguments
     if number in (Nr.STAT, Nr.LSTAT):
@@ -150,7 +150,7 @@ def _shown(server: Server, found: Located) -> Shown:
     return written_file(os.lstat(real))
 
 
-def access(server: Server, call: Call) -> int | Outcome:
+def on_access(server: Server, call: Call) -> int | Outcome:
     """access(2), faccessat(2), faccessat2(2): everybody may read and write nodes; texts have their modes."""
     legacy = call.number == Nr.ACCESS
     pointer, mode = call.arguments[:2] if legacy else call.arguments[1:3]
@@ -176,7 +176,7 @@ def _allows(found: Located, mode: int) -> bool:
     return node.mode & wanted == wanted and not mode & os.X_OK
 
 
-def readlink(server: Server, call: Call) -> int | Outcome:
+def on_readlink(server: Server, call: Call) -> int | Outcome:
     """readlink(2) and readlinkat(2)."""
     start = 0 if call.number == Nr.READLINK else 1
     pointer, buffer, room = call.arguments[start : start + 3]
@@ -196,7 +196,7 @@ def readlink(server: Server, call: Call) -> int | Outcome:
     return len(target)
 
 
-def extended_attributes(server: Server, call: Call) -> int | Outcome:
+def on_extended_attributes(server: Server, call: Call) -> int | Outcome:
     """getxattr(2), listxattr(2) and their kin, which `ls -l` asks for: the machine's file system has none."""
     follow = call.number in (Nr.GETXATTR, Nr.LISTXATTR)
     try:
@@ -280,19 +280,19 @@ def _explain(server: Server, call: Call, text: str, error: OSError) -> None:
 
 
 PATH_CALLS: dict[int, Handler] = {
-    Nr.OPEN: open_,
-    Nr.OPENAT: open_,
-    Nr.OPENAT2: open_,
-    Nr.CREAT: open_,
-    Nr.STAT: stat_,
-    Nr.LSTAT: stat_,
-    Nr.ACCESS: access,
-    Nr.FACCESSAT: access,
-    Nr.FACCESSAT2: access,
-    Nr.READLINK: readlink,
-    Nr.READLINKAT: readlink,
-    Nr.GETXATTR: extended_attributes,
-    Nr.LGETXATTR: extended_attributes,
-    Nr.LISTXATTR: extended_attributes,
-    Nr.LLISTXATTR: extended_attributes,
+    Nr.OPEN: on_open,
+    Nr.OPENAT: on_open,
+    Nr.OPENAT2: on_open,
+    Nr.CREAT: on_open,
+    Nr.STAT: on_stat,
+    Nr.LSTAT: on_stat,
+    Nr.ACCESS: on_access,
+    Nr.FACCESSAT: on_access,
+    Nr.FACCESSAT2: on_access,
+    Nr.READLINK: on_readlink,
+    Nr.READLINKAT: on_readlink,
+    Nr.GETXATTR: on_extended_attributes,
+    Nr.LGETXATTR: on_extended_attributes,
+    Nr.LISTXATTR: on_extended_attributes,
+    Nr.LLISTXATTR: on_extended_attributes,
 }

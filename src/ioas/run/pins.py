@@ -1,14 +1,15 @@
 """Pinning a program's memory: which pages stand at an address, and what holds them.
 
-- Memory that belongs to a file which lives in memory (memfd, /dev/shm, shared anonymous, System V, hugetlb) is held by a
-  descriptor of our own (`ioas.run.shared`), so it outlives munmap, a new mapping at the same address, fork and the death of
-  the program: `how` is "shared file". The file is found among those that are open already, then by
-  /proc/PID/map_files (needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN), then among the program's own descriptors, then by its path;
-  what is found must have the very device and inode that the mapping has.
+- Memory that belongs to a file which lives in memory (memfd, /dev/shm, shared anonymous, System V, hugetlb) is held
+  by a descriptor of our own (`ioas.run.shared`), so it outlives munmap, a new mapping at the same address, fork and
+  the death of the program: `how` is "shared file". The file is found among those that are open already, then by
+  /proc/PID/map_files (needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN), then among the program's own descriptors, then
+  by its path; what is found must have the very device and inode that the mapping has.
 - Everything else is reached at its address: `how` is "address". It follows the address, where the kernel follows the
   page: after munmap and a new mapping DMA hits the new memory. A strict machine refuses this.
 
-What may be pinned follows check_vma_flags (mm/gup.c, 7.3): a write pin needs a writable mapping, and not of a file on a disk.
+What may be pinned follows check_vma_flags (mm/gup.c, 7.3): a write pin needs a writable mapping, and not of a file on
+a disk.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ ByAddress = Callable[[int, Vma], None]
 """Told the process and each area of which pages have been pinned by address."""
 
 
+_MEMORY_FILES = (b"/memfd:", b"/dev/zero (deleted)", b"/dev/shm/", b"/SYSV", b"/anon_hugepage")
+
+
 class Pinner:
     """Pins memory of any address space; one for each supervisor."""
 
@@ -37,15 +41,14 @@ class Pinner:
         self._files = files
         self._strict = strict
         self._by_address = by_address
-        self._map_files_allowed = True
+        self._map_files = may_use_map_files()
 
     def pin(self, space: Space, start: int, count: int, write: bool) -> SharedPin:
         """See `Space.pin`."""
-        end = start + (count << PAGE_SHIFT)
         extents: list[Extent] = []
         taken: list[SharedFile] = []
         try:
-            for vma, low, high in _areas(space, start, end):
+            for vma, low, high in _areas(space, start, start + (count << PAGE_SHIFT)):
                 _check_access(vma, low, write)
                 extents.append(self._extent(space, vma, low, high, write, taken))
         except BaseException:
@@ -83,42 +86,22 @@ class Pinner:
         """The file that a shared mapping shows, with one more user; None when it cannot be opened again."""
         if not vma.inode:
             return None
-        known = self._files.known(vma.device, vma.inode, write)
-        if known:
-            return known
-        for path in self._places(space, vma):
-            file = self._open(path, vma, write)
-            if file:
-                return file
-        return None
+        file = self._files.known(vma.device, vma.inode, write)
+        if file is None and self._map_files:
+            path = f"/proc/{space.process}/map_files/{vma.start:x}-{vma.end:x}"
+            file = self._open(path, vma, write, certain=vma.path.startswith(_MEMORY_FILES))
+        return file or next(filter(None, (self._open(path, vma, write) for path in _places(space, vma))), None)
 
-    def _places(self, space: Space, vma: Vma) -> Iterator[str | bytes]:
-        """Paths at which the file of a mapping may be found, the surest first."""
-        if self._map_files_allowed:
-            yield f"/proc/{space.process}/map_files/{vma.start:x}-{vma.end:x}"
-        descriptors = f"/proc/{space.thread}/fd"
-        try:
-            names = os.listdir(descriptors)
-        except OSError:
-            names = []
-        for name in names:
-            yield f"{descriptors}/{name}"
-        if vma.path.startswith(b"/") and not vma.path.endswith(b" (deleted)"):
-            yield vma.path
+    def _open(self, path: str | bytes, vma: Vma, write: bool, certain: bool = False) -> SharedFile | None:
+        """Open `path` if it is the file of `vma`, for writing where that is allowed and for reading otherwise.
 
-    def _open(self, path: str | bytes, vma: Vma, write: bool) -> SharedFile | None:
-        """Open `path` if it is the file of `vma`, for writing where that is allowed and for reading otherwise."""
-        try:
-            if not _is(os.stat(path), vma):
-                return None
-        except PermissionError:
-            self._map_files_allowed &= b"map_files" not in os.fsencode(path)
-            return None
-        except OSError:
-            return None
+        `certain`: it is an ordinary file; others are not opened, for that might do something.
+        """
         for mode in (os.O_RDWR,) if write else (os.O_RDWR, os.O_RDONLY):
             try:
-                fd = os.open(path, mode | os.O_CLOEXEC | os.O_NONBLOCK)
+                if not certain and not _is(os.stat(path), vma):
+                    return None
+                fd = os.open(path, mode | os.O_CLOEXEC)
             except OSError:
                 continue
             if _is(os.fstat(fd), vma):
@@ -127,23 +110,47 @@ class Pinner:
         return None
 
 
+def may_use_map_files() -> bool:
+    """Whether /proc/PID/map_files can be followed, tried on ourselves."""
+    try:
+        os.stat(f"/proc/self/map_files/{os.listdir('/proc/self/map_files')[0]}")
+    except (OSError, IndexError):
+        return False
+    return True
+
+
+def _places(space: Space, vma: Vma) -> Iterator[str | bytes]:
+    """Paths at which the file of a mapping may be found: the program's descriptors, then its name."""
+    descriptors = f"/proc/{space.thread}/fd"
+    try:
+        names = os.listdir(descriptors)
+    except OSError:
+        names = []
+    for name in names:
+        yield f"{descriptors}/{name}"
+    if vma.path.startswith(b"/") and not vma.path.endswith(b" (deleted)"):
+        yield vma.path
+
+
 def _is(status: os.stat_result, vma: Vma) -> bool:
     return status.st_ino == vma.inode and status.st_dev == vma.device and stat.S_ISREG(status.st_mode)
 
 
-def _areas(space: Space, start: int, end: int) -> Iterator[tuple[Vma, int, int]]:
+def _areas(space: Space, start: int, end: int) -> list[tuple[Vma, int, int]]:
     """The areas from `start` to `end`, each with the part that is meant. Raises KernelError(EFAULT) at a hole."""
+    areas = []
     at = start
     try:
-        for vma in space.maps.covering(start, end):
-            if vma.start > at:
-                break
-            yield vma, at, min(vma.end, end)
-            at = min(vma.end, end)
-    except OSError as error:
-        raise refuse(EFAULT, f"the program's memory is gone: {error.strerror}", "address", start) from error
-    if at < end:
-        raise refuse(EFAULT, "no memory of the program is there", "address", at)
+        while at < end:
+            vma = space.maps.next(at)
+            if vma is None or vma.start > at:
+                raise refuse(EFAULT, "no memory of the program is there", "address", at)
+            high = min(vma.end, end)
+            areas.append((vma, at, high))
+            at = high
+    except ProcessLookupError as error:
+        raise refuse(EFAULT, "the process whose memory was mapped for DMA is gone", "address", start) from error
+    return areas
 
 
 def _check_access(vma: Vma, address: int, write: bool) -> None:

@@ -16,7 +16,7 @@ from ioas.run.server import Server
 _LONGEST = 4096
 
 
-def execute(server: Server, call: Call) -> int | Outcome:
+def on_execute(server: Server, call: Call) -> int | Outcome:
     """execve(2) and execveat(2): forget the memory that is about to go; refuse programs that the filter would break."""
     server.processes.executes()
     path = _program(server, call)
@@ -28,7 +28,7 @@ def execute(server: Server, call: Call) -> int | Outcome:
 
 
 def _program(server: Server, call: Call) -> str | None:
-    """The file that is executed, as we can open it; None when that is not clear."""
+    """The file that is on_executed, as we can open it; None when that is not clear."""
     at = call.number == Nr.EXECVEAT
     directory, pointer = (call.arguments[0] & 0xFFFFFFFF, call.arguments[1]) if at else (AT_FDCWD, call.arguments[0])
     try:
@@ -43,20 +43,20 @@ def _program(server: Server, call: Call) -> str | None:
     return os.path.join(base, os.fsdecode(name))
 
 
-def changes_credentials(server: Server, call: Call) -> int | Outcome:
+def on_credentials(server: Server, call: Call) -> int | Outcome:
     """setuid(2) and its kin, capset(2), unshare(2), setns(2): read the credentials again before the next use."""
     server.processes.forget_thread(call.thread)
     return Outcome.PROCEED
 
 
 PROCESS_CALLS: dict[int, Handler] = {
-    Nr.EXECVE: execute,
-    Nr.EXECVEAT: execute,
-    Nr.SETUID: changes_credentials,
-    Nr.SETREUID: changes_credentials,
-    Nr.SETRESUID: changes_credentials,
-    Nr.SETFSUID: changes_credentials,
-    Nr.CAPSET: changes_credentials,
-    Nr.UNSHARE: changes_credentials,
-    Nr.SETNS: changes_credentials,
+    Nr.EXECVE: on_execute,
+    Nr.EXECVEAT: on_execute,
+    Nr.SETUID: on_credentials,
+    Nr.SETREUID: on_credentials,
+    Nr.SETRESUID: on_credentials,
+    Nr.SETFSUID: on_credentials,
+    Nr.CAPSET: on_credentials,
+    Nr.UNSHARE: on_credentials,
+    Nr.SETNS: on_credentials,
 }

@@ -1,7 +1,7 @@
 """The processes that use the machine: their address spaces, descriptors and credentials, each looked up once.
 
-Nothing cached here can go stale unnoticed. A thread is known by its open /proc/TID/fd directory, which names nothing any more
-when the thread is dead, even if its number is used again; a process by a pidfd; an address space by what
+Nothing cached here can go stale unnoticed. A thread is known by its open /proc/TID/fd directory, which names nothing
+any more when the thread is dead, even if its number is used again; a process by a pidfd; an address space by what
 `Space.alive` says. execve and the calls that change credentials are handed over to the supervisor, which forgets here
 what they change.
 """

@@ -1,7 +1,7 @@
 """Finding the program, and refusing in one line what cannot be served, before anything is started.
 
-Exit statuses are those of env(1) and of the shells: 127 when the program (or the interpreter that it names) is not there,
-126 when it is there and cannot be run.
+Exit statuses are those of env(1) and of the shells: 127 when the program (or the interpreter that it names) is not
+there, 126 when it is there and cannot be run.
 """
 
 from __future__ import annotations

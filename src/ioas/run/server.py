@@ -1,9 +1,10 @@
 """`Server`: answers the program's system calls, one after the other.
 
-For each call the listener hands over: what the program has let go of is closed first (a program that closes a file and opens it again
-expects the release to be complete), then the handler from `HANDLERS` answers. A handler returns the call's result, or
-`Outcome.PROCEED` for the kernel to carry the call out as if we were not there - which is the answer to everything that is
-not about the machine - or `Outcome.ANSWERED` when a descriptor was put into the program as the answer. It raises KernelError to refuse.
+For each call the listener hands over: what the program has let go of is closed first (a program that closes a file
+and opens it again expects the release to be complete), then the handler from `HANDLERS` answers. A handler returns
+the call's result, or `Outcome.PROCEED` for the kernel to carry the call out as if we were not there - which is the
+answer to everything that is not about the machine - or `Outcome.ANSWERED` when a descriptor was put into the program
+as the answer. It raises KernelError to refuse.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ioas.run.outcome import Handler, Outcome
 from ioas.run.pins import Pinner
 from ioas.run.processes import Processes
 from ioas.run.report import Reporter
-from ioas.run.shared import SharedFiles
+from ioas.run.shared import Later, SharedFiles
 from ioas.run.stage import Stage
 from ioas.run.view import View
 
@@ -67,9 +68,12 @@ class Server:
         reporter: Reporter,
         watch: Callable[[int], None],
         unwatch: Callable[[int], None],
+        later: Later,
         handlers: Mapping[int, Handler],
     ) -> None:
-        """`numbers`: the descriptor numbers that programs are given; `watch`, `unwatch`: see `Processes`."""
+        """`numbers`: the descriptor numbers that programs are given; `watch`, `unwatch`: see `Processes`;
+        `later`: see `SharedFiles`.
+        """
         self.machine = machine
         self.listener = listener
         self.reporter = reporter
@@ -77,7 +81,7 @@ class Server:
         self.lock = threading.Lock()
         """Held while a call is served and while files are closed."""
         self.files = Files(reporter.bug)
-        self.memory_files = SharedFiles()
+        self.memory_files = SharedFiles(later)
         pinner = Pinner(self.memory_files, machine.strict, reporter.pinned_by_address)
         self.processes = Processes(pinner, self, watch, unwatch)
         self.view = View(machine.tree)
@@ -128,24 +132,24 @@ class Server:
 
     def find(self, call: Call, fd: int) -> tuple[ProcessCaller, Given] | None:
         """The caller and its file behind descriptor `fd`; None when that is not one of ours."""
-        for _ in range(2):
+        caller = self.caller(call)
+        if caller is None:
+            return None
+        try:
+            link = caller.link(fd & 0xFFFFFFFF)
+        except OSError:  # no such descriptor; or the thread that we knew is dead and its number used again
+            self.processes.forget_thread(call.thread)
             caller = self.caller(call)
-            if caller is None:
-                return None
-            try:
-                given = self.files.by_link.get(caller.link(fd & 0xFFFFFFFF))
-            except OSError:  # no such descriptor; or the thread that we knew is dead and its number used again
-                self.processes.forget_thread(call.thread)
-                continue
-            return (caller, given) if given else None
-        return None
+            link = caller.link_if_open(fd & 0xFFFFFFFF) if caller else ""
+        given = self.files.by_link.get(link)
+        return (caller, given) if caller and given else None
 
     def unreachable(self, thread: int, error: OSError) -> None:
         """Say once that a process cannot be looked into (PR_SET_DUMPABLE, another user)."""
         if not isinstance(error, (ProcessLookupError, FileNotFoundError)):
             self.reporter.warn_once(
-                f"process {thread} cannot be looked into ({error.strerror}): it is not dumpable, or runs as another user; "
-                "it is not served, and sees the real machine"
+                f"process {thread} cannot be looked into ({error.strerror}): it is not dumpable, or runs as another "
+                "user; it is not served, and sees the real machine"
             )
 
     def refused(self, call: Call, caller: ProcessCaller, text: str, name: str, error: KernelError) -> None:
@@ -169,7 +173,8 @@ class Server:
     def give(self, call: Call, caller: ProcessCaller, fd: int, cloexec: bool, *, answer: bool, least: int = 0) -> int:
         """Put our descriptor `fd`, which is used up, into the program: its number there, in our range if possible.
 
-        When the program is gone or takes no more, `fd` was the last reference, and its file is closed by the next drain.
+        When the program is gone or takes no more, `fd` was the last reference, and its file is closed by the next
+        drain.
         """
         try:
             at = self._free_number(caller, least)
@@ -194,8 +199,8 @@ class Server:
             except OSError:
                 return number
         self.reporter.warn_once(
-            f"descriptors {self.numbers.first} to {self.numbers.last} are all in use: read, write and fstat do not work on device "
-            "files beyond them"
+            f"descriptors {self.numbers.first} to {self.numbers.last} are all in use: read, write and fstat do not "
+            "work on device files beyond them"
         )
         return None
 
@@ -217,6 +222,7 @@ class Server:
         """Close everything: the program and its descendants are gone."""
         with self.lock:
             self.files.close_all()
+            self.memory_files.close_idle()
             self.processes.close()
             self.eventfds.close()
             self.stage.close()

@@ -1,13 +1,13 @@
 """Files whose pages the program shares with us, opened a second time: pins in them outlive the program's mapping.
 
-The kernel pins a page and keeps it whatever the process does to its mapping, up to its death. For memory that belongs to a
-file (memfd, POSIX and System V shared memory, shared anonymous memory, hugetlb) holding that file open does the same, and
-its pages are read and written through our own descriptor. One `SharedFile` stands for a file, known by (device, inode), as
-long as anything uses it.
+The kernel pins a page and keeps it whatever the process does to its mapping, up to its death. For memory that belongs
+to a file (memfd, POSIX and System V shared memory, shared anonymous memory, hugetlb) holding that file open does the
+same, and its pages are read and written through our own descriptor. One `SharedFile` stands for a file, known by
+(device, inode), as long as anything uses it.
 
-Bytes go through pread(2) and pwrite(2), not through a mapping of ours: when the program truncates the file, a mapping would
-raise SIGBUS in the supervisor. hugetlbfs alone has no write(2): it is mapped, and written through /proc/self/mem, which
-answers EIO where a store would raise SIGBUS.
+Bytes go through pread(2) and pwrite(2), not through a mapping of ours: when the program truncates the file, a mapping
+would raise SIGBUS in the supervisor. hugetlbfs alone has no write(2): it is mapped, and written through
+/proc/self/mem, which answers EIO where a store would raise SIGBUS.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from errno import EFAULT, EINVAL
 from typing import TYPE_CHECKING
 
@@ -29,10 +29,17 @@ if TYPE_CHECKING:
 
 _IN_MEMORY = (TMPFS_MAGIC, HUGETLBFS_MAGIC, RAMFS_MAGIC)
 
+_MAGIC: dict[int, int] = {}
+"""File system types by st_dev, for those that pins have been made on; they last as long as we do."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+
+
+Later = Callable[[Callable[[], None]], None]
+"""Has a function called once, a moment later."""
 
 
 class SharedFile:
@@ -42,7 +49,7 @@ class SharedFile:
         status = os.fstat(fd)
         self.key: Hashable = ("file", status.st_dev, status.st_ino)
         self.writable = writable
-        self.magic = filesystem(fd)
+        self.magic = _MAGIC.get(status.st_dev) or _MAGIC.setdefault(status.st_dev, filesystem(fd))
         self.order = (status.st_blksize // PAGE_SIZE).bit_length() - 1 if self.magic == HUGETLBFS_MAGIC else 0
         self.users = 0
         self._fd = fd
@@ -50,7 +57,10 @@ class SharedFile:
 
     @property
     def in_memory(self) -> bool:
-        """Whether it lives in memory alone; a device may write only to such files (writable_file_mapping_allowed, mm/gup.c)."""
+        """Whether it lives in memory alone: a device may write only to such files.
+
+        Follows writable_file_mapping_allowed (mm/gup.c, 7.3).
+        """
         return self.magic in _IN_MEMORY
 
     @property
@@ -152,11 +162,19 @@ class SharedPin:
 
 
 class SharedFiles:
-    """The files that are open for pins, each once. Safe to use from any thread."""
+    """The files that are open for pins, each once. Safe to use from any thread.
 
-    def __init__(self) -> None:
+    The last file that lost its last pin stays open a moment longer, because a program that maps and unmaps one buffer
+    after the other would have us open the same file each time.
+    """
+
+    def __init__(self, later: Later) -> None:
         self._lock = threading.Lock()
         self._files: dict[Hashable, SharedFile] = {}
+        self._idle: SharedFile | None = None
+        self._idle_is_new = False
+        self._waiting = False
+        self._later = later
 
     def __len__(self) -> int:
         return len(self._files)
@@ -167,7 +185,7 @@ class SharedFiles:
             file = self._files.get(("file", device, inode))
             if file is None or (write and not file.writable):
                 return None
-            file.users += 1
+            self._use(file)
             return file
 
     def take(self, fd: int, writable: bool) -> SharedFile:
@@ -177,7 +195,7 @@ class SharedFiles:
             file = self._files.get(new.key)
             if file is None or (writable and not file.writable):
                 self._files[new.key] = file = new  # pins of a file open for reading only keep their own
-            file.users += 1
+            self._use(file)
         if file is not new:
             new.close()
         return file
@@ -188,13 +206,44 @@ class SharedFiles:
             file.users += 1
 
     def drop(self, file: SharedFile) -> None:
-        """One user less; the last one closes the file."""
+        """One user less; a file without users is closed, at once or a moment later."""
         with self._lock:
             file.users -= 1
             if file.users:
                 return
-            if self._files.get(file.key) is file:
-                del self._files[file.key]
+            former, self._idle = self._idle, file
+            self._idle_is_new = True
+            if former:
+                self._close(former)
+            if not self._waiting:
+                self._waiting = True
+                self._later(self._tidy)
+
+    def close_idle(self) -> None:
+        """Close a file that stays open without users."""
+        with self._lock:
+            former, self._idle = self._idle, None
+            if former:
+                self._close(former)
+
+    def _tidy(self) -> None:
+        """Close the idle file when it has been so since the last time."""
+        with self._lock:
+            if self._idle and self._idle_is_new:
+                self._idle_is_new = False
+                self._later(self._tidy)
+                return
+            self._waiting = False
+        self.close_idle()
+
+    def _use(self, file: SharedFile) -> None:
+        if file is self._idle:
+            self._idle = None
+        file.users += 1
+
+    def _close(self, file: SharedFile) -> None:
+        if self._files.get(file.key) is file:
+            del self._files[file.key]
         file.close()
 
 

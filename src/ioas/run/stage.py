@@ -1,9 +1,9 @@
 """The machine's tree as real directories and files, for descriptors that the kernel itself serves.
 
-A program that opens a directory of /sys gets a real one: reading it, and opening what is in it by a relative path, then needs no
-supervisor. The tree is written when it is first needed, under /dev/shm or XDG_RUNTIME_DIR, in a directory that only this
-user can enter, and removed at the end. A supervisor that is killed cannot do that; each stage is therefore locked by its
-owner (flock), and whoever starts next removes the stages that nobody holds.
+A program that opens a directory of /sys gets a real one: reading it, and opening what is in it by a relative path,
+then needs no supervisor. The tree is written when it is first needed, under /dev/shm or XDG_RUNTIME_DIR, in a
+directory that only this user can enter, and removed at the end. A supervisor that is killed cannot do that; each
+stage is therefore locked by its owner (flock), and whoever starts next removes the stages that nobody holds.
 
 Device nodes are character devices 0:0, which any user may make and which open to nothing: reading a directory shows the
 right kind, while opening one goes through the supervisor.
@@ -100,6 +100,11 @@ class Stage:
                     device = root / "node"
                     os.mknod(device, stat.S_IFCHR | 0o600, 0)
                     os.rename(device, real)
+
+
+def writable_place() -> str | None:
+    """Where a stage would be written; None when nowhere."""
+    return next((place for place in _places() if os.access(place, os.W_OK | os.X_OK)), None)
 
 
 def sweep() -> None:

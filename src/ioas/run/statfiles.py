@@ -48,7 +48,7 @@ def anonymous_file() -> Shown:
 
 
 def pack_stat(file: Shown) -> bytes:
-    """struct stat, 144 bytes; owner and group are root, as everywhere in /sys and /dev."""
+    """Make struct stat, 144 bytes; owner and group are root, as everywhere in /sys and /dev."""
     seconds, rest = divmod(file.time, _BILLION)
     times = (seconds, rest) * 3
     blocks = -(-file.size // 512)
@@ -58,7 +58,7 @@ def pack_stat(file: Shown) -> bytes:
 
 
 def pack_statx(file: Shown) -> bytes:
-    """struct statx, 256 bytes, with the basic fields."""
+    """Make struct statx, 256 bytes, with the basic fields."""
     seconds, rest = divmod(file.time, _BILLION)
     times = (seconds, rest, 0) * 4
     blocks = -(-file.size // 512)

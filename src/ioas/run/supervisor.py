@@ -1,8 +1,9 @@
 """`Supervisor`: runs one program on one machine and answers for the machine until nobody uses it any more.
 
-The supervisor is the parent of the program, which runs as a child in the same process group (see `ioas.run.jobs`). It ends when no
-process is left that came from the program, as ``strace -f`` does, because daemons that the program leaves
-behind use the machine too. Two threads: this one serves calls (`ioas.run.server`), the other sees to the rest (`ioas.run.watcher`).
+The supervisor is the parent of the program, which runs as a child in the same process group (see `ioas.run.jobs`). It
+ends when no process is left that came from the program, as ``strace -f`` does, because daemons that the program
+leaves behind use the machine too. Two threads: this one serves calls (`ioas.run.server`), the other sees to the rest
+(`ioas.run.watcher`).
 
 `ioas run` is a laboratory, not a sandbox: a call that it lets go on is read again by the kernel, and a program
 that changes its arguments in between can get past it.
@@ -11,14 +12,14 @@ that changes its arguments in between can get past it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import platform
 import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from errno import EBADF
 
@@ -98,6 +99,9 @@ class Supervisor:
                 return -early
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
             program = build(rules(numbers, eventfds=not can_fetch_descriptors()))
+            gc.collect()
+            undo.callback(gc.unfreeze)
+            gc.freeze()  # what has been built stays; looking through it again would delay calls
             launched = launch(path, self._argv, environment, program, mask)
             _let_go_of_inherited()
             _raise_descriptor_limit()
@@ -127,7 +131,9 @@ class Supervisor:
             self._failure = exec_failure(launched.channel, path)
             launched.channel.close()
 
-        server = Server(self._machine, listener, numbers, self._reporter, watch, watcher.unwatch, HANDLERS)
+        server = Server(
+            self._machine, listener, numbers, self._reporter, watch, watcher.unwatch, watcher.later, HANDLERS
+        )
         watcher.watch(server.files.epoll.fileno(), released)
         watcher.watch(launched.channel.fileno(), executed)
         watcher.start()
@@ -156,8 +162,8 @@ def _receive(listener: Listener, server: Server, watcher: Watcher) -> None:
 def _let_go_of_inherited() -> None:
     """Close what the program has inherited through us, so that others see its pipes end when the program closes them.
 
-    Descriptors of our own are close-on-exec (PEP 446), so whatever is not is from outside. Standard error stays, for our
-    messages.
+    Descriptors of our own are close-on-exec (PEP 446), so whatever is not is from outside. Standard error stays, for
+    our messages.
     """
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for standard in (0, 1):

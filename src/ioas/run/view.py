@@ -1,8 +1,8 @@
 """Which paths are the machine's, and what stands there.
 
-The machine has a tree of nodes (`ioas.soft.pci.Tree`) that begins like the real file system: /sys/bus, /dev and so on stand in
-both (`COMMON`). What the tree has below them hides what the real system has there; `HIDDEN` places are the machine's
-even when it has nothing there, so that a program never meets the real machine's devices among ours.
+The machine has a tree of nodes (`ioas.soft.pci.Tree`) that begins like the real file system: /sys/bus, /dev and so on
+stand in both (`COMMON`). What the tree has below them hides what the real system has there; `HIDDEN` places are the
+machine's even when it has nothing there, so that a program never meets the real machine's devices among ours.
 """
 
 from __future__ import annotations
@@ -13,18 +13,11 @@ from typing import NamedTuple
 
 from ioas.soft.pci.nodes import Directory, Node, Tree
 
-COMMON = frozenset(
-    ("/", "/dev", "/dev/char", "/sys", "/sys/bus", "/sys/class", "/sys/dev", "/sys/dev/block", "/sys/dev/char")
-    + (
-        "/sys/devices",
-        "/sys/devices/system",
-        "/sys/devices/virtual",
-        "/sys/firmware",
-        "/sys/kernel",
-        "/sys/kernel/debug",
-    )
-    + ("/sys/module",)
+_COMMON = (
+    "/ /dev /dev/char /sys /sys/bus /sys/class /sys/dev /sys/dev/block /sys/dev/char /sys/devices /sys/devices/system "
+    "/sys/devices/virtual /sys/firmware /sys/kernel /sys/kernel/debug /sys/module"
 )
+COMMON = frozenset(_COMMON.split())
 HIDDEN = (
     "/dev/iommu",
     "/dev/vfio",

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from ioas.run.jobs import HANDLED, NUDGE, Job
@@ -18,6 +19,7 @@ from ioas.run.kernel import SignalFile
 from ioas.run.listener import Listener
 
 _NUDGE_EVERY = 0.02
+_LATER = 0.25
 
 Action = Callable[[int], object]
 """Called with the descriptor that is readable; must see to it that it is so no longer, or `unwatch` it."""
@@ -35,6 +37,8 @@ class Watcher(threading.Thread):
         self._serving = threading.get_ident()
         self._job = job
         self._failed = failed
+        self._reminders: list[Callable[[], None]] = []
+        self._due = 0.0
         self._signals = SignalFile(HANDLED)
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
@@ -53,6 +57,13 @@ class Watcher(threading.Thread):
         if self._actions.pop(fd, None):
             self._epoll.unregister(fd)
 
+    def later(self, action: Callable[[], None]) -> None:
+        """Call `action` once, in about a quarter of a second."""
+        self._reminders.append(action)
+        self._due = time.monotonic() + _LATER
+        if len(self._reminders) == 1:
+            os.eventfd_write(self._bell, 1)
+
     def notice(self) -> None:
         """The serving thread has seen that nobody is left, and will not receive again."""
         self._noticed = True
@@ -62,8 +73,10 @@ class Watcher(threading.Thread):
         """Wait and react; see the class."""
         while not (self._noticed and self.deserted and self._job.status is not None):
             nudging = self.deserted and not self._noticed
-            for fd, _ in self._epoll.poll(_NUDGE_EVERY if nudging else None):
+            for fd, _ in self._epoll.poll(_NUDGE_EVERY if nudging else _LATER if self._reminders else None):
                 self._act(fd)
+            if self._reminders and time.monotonic() >= self._due:
+                self._remind()
             if nudging and not self._noticed:  # kernels before 6.11 do not tell a waiting receiver
                 signal.pthread_kill(self._serving, NUDGE)
         self._signals.close()
@@ -76,6 +89,11 @@ class Watcher(threading.Thread):
                 action(fd)
         except Exception as error:  # this thread must not end: signals would be lost
             self._failed(error)
+
+    def _remind(self) -> None:
+        reminders, self._reminders = self._reminders, []
+        for action in reminders:
+            action()
 
     def _handle_signals(self, fd: int) -> None:
         for received in self._signals.read():
