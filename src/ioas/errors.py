@@ -98,8 +98,9 @@ class KernelError(IoasError, OSError):
 
 
 def refuse(errno: int, reason: str, kind: CulpritKind | None = None, name: object = None) -> KernelError:
-    """Return the exception for `errno`: ``raise refuse(EINVAL, "length is not a multiple of 4096", "field", "length")``.
+    """Return the exception for `errno`, to be raised.
 
+    Example: ``raise refuse(EINVAL, "length is not a multiple of 4096", "field", "length")``.
     `kind` and `name` are the culprit's; integers are shown in hexadecimal for addresses and fields
     and in decimal for objects. Raises nothing itself.
     """
