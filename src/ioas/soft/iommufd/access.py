@@ -95,9 +95,9 @@ class Access(Object):
     def pin_pages(self, iova: int, length: int, *, write: bool) -> list[int]:
         """Pin the pages under a range until `unpin_pages` of the same range; return their frame numbers.
 
-        Follows iommufd_access_pin_pages. Raises KernelError, with nothing changed: EINVAL for a range that does not begin
-        and continue at page borders or is being unmapped, EOVERFLOW, ENOENT for a hole, EPERM for the wrong direction,
-        EFAULT and ENOMEM from pinning.
+        Follows iommufd_access_pin_pages. Raises KernelError, with nothing changed: EINVAL for a range that does not
+        begin and continue at page borders or is being unmapped, EOVERFLOW, ENOENT for a hole, EPERM for the wrong
+        direction, EFAULT and ENOMEM from pinning.
         """
         last = end_of_range(iova, length)
         done: list[tuple[Area, int, int]] = []
@@ -128,8 +128,8 @@ class Access(Object):
     def read(self, iova: int, length: int, current: AddressSpace | None = None) -> bytes:
         """Copy from a range (iommufd_access_rw).
 
-        `current` is the address space of the caller, when the copy is made in its context. Raises KernelError: EINVAL for no
-        bytes or a range that is being unmapped, EOVERFLOW, ENOENT for a hole, EPERM, EFAULT.
+        `current` is the address space of the caller, when the copy is made in its context. Raises KernelError:
+        EINVAL for no bytes or a range that is being unmapped, EOVERFLOW, ENOENT for a hole, EPERM, EFAULT.
         """
         parts = []
         for area, start, end in self._attached().iopt.contiguous(iova, end_of_range(iova, length)):

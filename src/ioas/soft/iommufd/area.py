@@ -1,8 +1,11 @@
-"""`Area`: a range of IOVA that maps a slice of some `Pages` (struct iopt_area, 7.3)."""
+"""Areas: ranges of IOVA that map slices of some `Pages` (struct iopt_area, 7.3), and the sorted set of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
+
+from sortedcontainers import SortedList
 
 from ioas.host import PAGE_SHIFT, PAGE_SIZE
 
@@ -70,3 +73,63 @@ class Slice(NamedTuple):
     pages: Pages
     byte: int
     length: int
+
+
+class AreaMap:
+    """Areas by address. They do not overlap."""
+
+    __slots__ = ("_areas", "_starts")
+
+    def __init__(self) -> None:
+        self._areas: dict[int, Area] = {}
+        self._starts: SortedList[int] = SortedList()
+
+    def __len__(self) -> int:
+        return len(self._areas)
+
+    def __iter__(self) -> Iterator[Area]:
+        """By address. Nothing may be added or removed meanwhile."""
+        return map(self._areas.__getitem__, self._starts)
+
+    def at(self, start: int) -> Area | None:
+        """The area that begins at `start`."""
+        return self._areas.get(start)
+
+    def below(self, last: int) -> Area | None:
+        """The highest area that begins at or below `last`."""
+        starts = self._starts
+        index = starts.bisect_right(last)
+        return self._areas[starts[index - 1]] if index else None
+
+    def first(self, start: int, last: int) -> Area | None:
+        """The lowest area that meets `start` to `last`."""
+        starts = self._starts
+        index = starts.bisect_right(start)
+        if index:
+            area = self._areas[starts[index - 1]]
+            if area.last >= start:
+                return area
+        if index < len(starts) and starts[index] <= last:
+            return self._areas[starts[index]]
+        return None
+
+    def within(self, start: int, last: int) -> Iterator[Area]:
+        """The areas that meet `start` to `last`, by address. Nothing may be added or removed meanwhile."""
+        first = self.first(start, last)
+        if first is not None:
+            yield from map(self._areas.__getitem__, self._starts.irange(first.start, last))
+
+    def add(self, area: Area) -> None:
+        """Add an area that meets no other."""
+        self._areas[area.start] = area
+        self._starts.add(area.start)
+
+    def remove(self, area: Area) -> None:
+        """Remove an area."""
+        del self._areas[area.start]
+        self._starts.remove(area.start)
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._areas.clear()
+        self._starts.clear()

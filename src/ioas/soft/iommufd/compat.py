@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ioas.soft.iommufd.context import Context
 
 _EXTENSIONS = {VFIO_TYPE1_IOMMU: 1, VFIO_TYPE1v2_IOMMU: 1, VFIO_UNMAP_ALL: 1, VFIO_NOIOMMU_IOMMU: 1}
-"""What CHECK_EXTENSION says. No-IOMMU counts as built in, as in distributions' kernels; that says nothing of devices."""
+"""What CHECK_EXTENSION says. No-IOMMU is 1 where the kernel has it built in, whatever devices there are."""
 _INFO_MINIMUM = end_of(vfio_iommu_type1_info, "iova_pgsizes")
 _INFO_SIZE = 24
 _MAP_FLAGS = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE
@@ -211,7 +211,7 @@ def _dma_avail() -> list[bytes]:
 
 def _iova_ranges(iopt: IoPagetable) -> list[bytes]:
     """What is not reserved: the head, and each range."""
-    holes = [bytes(vfio_iova_range(start=start, end=last)) for start, last in iopt.reserved.holes()]
+    holes = [bytes(vfio_iova_range(start=start, end=last)) for start, last in iopt.room.reserved.holes()]
     head = struct.pack("<HHIII", VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, 0, len(holes), 0)
     return [head, *holes]
 

@@ -43,6 +43,7 @@ class Context:
         `vfio` is for a context opened as /dev/vfio/vfio (locked memory is then counted as VFIO counts it).
         """
         self.system = system
+        self.lock = system.lock
         self.objects = ObjectTable()
         self.groups: dict[int, DeviceGroup] = {}
         """By the id of the IOMMU group: those of which a device is bound here."""
@@ -58,12 +59,12 @@ class Context:
 
     def get(self) -> None:
         """Take a reference that keeps the context after its file is closed."""
-        with self.system.lock:
+        with self.lock:
             self._references += 1
 
     def put(self) -> None:
         """Give a reference back; the last one destroys everything, synchronously."""
-        with self.system.lock:
+        with self.lock:
             self._references -= 1
             if not self._references:
                 self.objects.destroy_all()
@@ -95,7 +96,7 @@ class Context:
     def _other(self, caller: Caller, request: int, argument: int | Buffer) -> int:
         """A request that is not in the table: VFIO's, or nobody's (iommufd_fops_ioctl)."""
         if not BASE <= request & 0xFF <= self._last:
-            with self.system.lock:
+            with self.lock:
                 return compat.ioctl(self, caller, request, argument)
         argument_of(caller, argument).read(0, 4)  # the kernel reads `size` before it knows the request
         raise refuse(ENOTTY, f"{request:#x} is not an iommufd request", "request", f"{request:#x}")
@@ -122,7 +123,7 @@ class Context:
 
     def close(self) -> None:
         """The program's last descriptor is gone. Idempotent."""
-        with self.system.lock:
+        with self.lock:
             if self._open:
                 self._open = False
                 self.put()

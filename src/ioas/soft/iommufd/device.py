@@ -79,30 +79,30 @@ class Device(Object):
     def attach(self, pt_id: int, pasid: Pasid = None) -> int:
         """Attach to an IOAS (an automatic page table is found or made) or a page table; return the page table's id.
 
-        Raises KernelError: ENOENT for an unknown id, EINVAL for an object of another kind or when the group is attached to
-        another page table, EBUSY when this device is attached already, EADDRINUSE when mappings stand where the device
-        or its IOMMU reserves, EFAULT/ENOMEM when existing mappings cannot be pinned.
+        Raises KernelError: ENOENT for an unknown id, EINVAL for an object of another kind or when the group is attached
+        to another page table, EBUSY when this device is attached already, EADDRINUSE when mappings stand where the
+        device or its IOMMU reserves, EFAULT/ENOMEM when existing mappings cannot be pinned.
         """
-        with self.context.system.lock:
+        with self.context.lock:
             table = self._change(pt_id, lambda table: self.group.attach(table, self, pasid), pasid, attach=True)
             self.users += 1
             return table.id
 
     def replace(self, pt_id: int, pasid: Pasid = None) -> int:
         """As `attach`, for a device that is attached: on failure nothing changes. Raises EINVAL when it is not."""
-        with self.context.system.lock:
+        with self.context.lock:
             table = self._change(pt_id, lambda table: self.group.replace(table, self, pasid), pasid, attach=False)
             return table.id
 
     def detach(self, pasid: Pasid = None) -> None:
         """DMA is blocked when this returns. Detaching what is not attached does nothing."""
-        with self.context.system.lock:
+        with self.context.lock:
             if self.group.detach(self, pasid):
                 self.users -= 1
 
     def unbind(self) -> None:
         """Destroy the device object and give the group back. Detaches first what is still attached."""
-        with self.context.system.lock:
+        with self.context.lock:
             for pasid in list(self.group.attachments):
                 self.detach(pasid)
             self.context.objects.put_and_destroy(self)

@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from errno import E2BIG, EFAULT, EINVAL
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, TypeVar, Union
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SIZE, AddressSpace, Caller
@@ -71,7 +71,7 @@ class InBuffer:
             raise refuse(EFAULT, f"the argument has {len(self.view)} bytes only", "field", "argument")
 
 
-Argument = Union[InMemory, InBuffer]
+Argument = InMemory | InBuffer
 
 
 def argument_of(caller: Caller, argument: int | Buffer) -> Argument:
@@ -122,15 +122,17 @@ class Command(Generic[S]):
     def carry_out(self, context: Context, caller: Caller, argument: int | Buffer) -> None:
         """Copy the structure in and call the handler, under the machine's lock.
 
-        Raises KernelError: EFAULT, EINVAL when the structure is too short, E2BIG when it says too much; and the handler's.
+        Raises KernelError: EFAULT, EINVAL when the structure is too short, E2BIG when it says too much; and what the
+        handler raises.
         """
-        call = self._call(context, caller, argument)
-        with context.system.lock:
+        if isinstance(argument, self.struct) and _size_field(argument) == self.length:
+            call = Call(context, caller, argument, None, 0)  # in this process, whole, ours: used where it stands
+        else:
+            call = self._fetch(context, caller, argument)
+        with context.lock:
             self.handler(call)
 
-    def _call(self, context: Context, caller: Caller, argument: int | Buffer) -> Call[S]:
-        if isinstance(argument, self.struct) and _size_field(argument) == self.length:
-            return Call(context, caller, argument, None, 0)  # in this process, whole, ours: used where it stands
+    def _fetch(self, context: Context, caller: Caller, argument: int | Buffer) -> Call[S]:
         place = argument_of(caller, argument)
         try:
             data = place.read(0, self.length)  # one read in another process, instead of one for the size

@@ -11,7 +11,7 @@ windows that automatic placement may use (the allowed ranges, or nearly everythi
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -58,6 +58,9 @@ class GapIndex:
     """The gaps between used ranges, inside `windows`.
 
     `windows` are disjoint (start, last) pairs in order of address; `used` likewise, merged where they touch.
+
+    A class lists its gaps by their last byte: taking from the front of a gap, and giving back to it, moves only
+    its start, and leaves the lists alone unless the gap changes its class.
     """
 
     __slots__ = ("_classes", "_filled", "_last_of", "_start_of", "_window_lasts", "_window_starts", "_windows")
@@ -68,16 +71,14 @@ class GapIndex:
         self._window_lasts = [last for _, last in windows]
         self._last_of: dict[int, int] = {}
         self._start_of: dict[int, int] = {}
-        self._classes: dict[int, SortedList[int]] = {}
-        self._filled: list[int] = []
-        starts_of_class: dict[int, list[int]] = {}
+        lasts_of_class: dict[int, list[int]] = {}
         for start, last in _gaps(self._windows, used):
             self._last_of[start] = last
             self._start_of[last] = start
-            starts_of_class.setdefault(_size_class(last - start + 1), []).append(start)
-        for size_class, starts in starts_of_class.items():
-            self._classes[size_class] = SortedList(starts)
+            lasts_of_class.setdefault(_size_class(last - start + 1), []).append(last)
+        self._classes = {number: SortedList(lasts) for number, lasts in lasts_of_class.items()}
         self._filled = sorted(self._classes)
+        """The classes that are not empty."""
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """The gaps, by address (for tests and reports)."""
@@ -85,42 +86,45 @@ class GapIndex:
 
     def first_fit(self, fit: Fit) -> Found | None:
         """The lowest place for `fit`, or None."""
-        filled = self._filled
-        certain = _size_class(fit.certain) + 1
-        split = bisect_left(filled, certain)
+        certain, least = _size_class(fit.certain) + 1, _size_class(fit.length)
         best: int | None = None
-        for size_class in filled[split:]:
-            lowest = self._classes[size_class][0]
-            if best is None or lowest < best:
-                best = lowest
-        for size_class in filled[bisect_left(filled, _size_class(fit.length)) : split]:
-            best = self._lowest_that_fits(size_class, fit, best)
+        for number in reversed(self._filled):
+            if number >= certain:
+                lowest = self._classes[number][0]
+                if best is None or lowest < best:
+                    best = lowest
+            elif number >= least:
+                best = self._lowest_that_fits(number, fit, best)
+            else:
+                break
         if best is None:
             return None
-        address = fit.place(best, self._last_of[best])
-        return None if address is None else Found(address, best)
+        start = self._start_of[best]
+        address = fit.place(start, best)
+        return None if address is None else Found(address, start)
 
-    def _lowest_that_fits(self, size_class: int, fit: Fit, best: int | None) -> int | None:
-        """The lowest gap of a class in which some gaps may be too small for `fit`; `best` if that is lower."""
-        last_of = self._last_of
-        for start in self._classes[size_class]:
-            if best is not None and start >= best:
+    def _lowest_that_fits(self, number: int, fit: Fit, best: int | None) -> int | None:
+        """The last byte of the lowest gap of a class that fits; `best` if that is lower."""
+        start_of = self._start_of
+        for last in self._classes[number]:
+            if best is not None and last >= best:
                 break
-            if fit.place(start, last_of[start]) is not None:
-                return int(start)
+            if fit.place(start_of[last], last) is not None:
+                return int(last)
         return best
 
     def take(self, gap: int, start: int, last: int) -> None:
         """`start` to `last`, which lie inside the gap that begins at `gap`, are used from now on."""
         end = self._last_of[gap]
-        self._remove(gap, end)
+        if last == end:
+            self._remove(gap, end)
+        else:
+            self._move(gap, last + 1, end)
         if start > gap:
             self._add(gap, start - 1)
-        if last < end:
-            self._add(last + 1, end)
 
-    def take_between(self, before: int, after: int, start: int, last: int) -> None:
-        """`start` to `last` are used from now on; nothing else was used from `before` to `after` (inclusive).
+    def take_above(self, before: int, start: int, last: int) -> None:
+        """`start` to `last` are used from now on; the index knows of nothing used from `before` to there.
 
         The range may lie inside a window, across its border or outside all of them.
         """
@@ -141,37 +145,46 @@ class GapIndex:
         if last < window_last:
             right = self._last_of.get(last + 1)
             if right is not None:
-                self._remove(last + 1, right)
-                last = right
+                self._move(last + 1, start, right)
+                return
         self._add(start, last)
 
     def _windows_over(self, start: int, last: int) -> Sequence[tuple[int, int]]:
-        windows = self._windows
-        if len(windows) == 1:
-            only_start, only_last = windows[0]
-            return windows if only_start <= last and start <= only_last else ()
-        return windows[bisect_left(self._window_lasts, start) : bisect_right(self._window_starts, last)]
+        return self._windows[bisect_left(self._window_lasts, start) : bisect_right(self._window_starts, last)]
+
+    def _move(self, old: int, new: int, last: int) -> None:
+        """Let the gap from `old` to `last` begin at `new`."""
+        del self._last_of[old]
+        self._last_of[new] = last
+        self._start_of[last] = new
+        before, after = _size_class(last - old + 1), _size_class(last - new + 1)
+        if before != after:
+            self._unlist(before, last)
+            self._list(after, last)
 
     def _add(self, start: int, last: int) -> None:
         self._last_of[start] = last
         self._start_of[last] = start
-        size_class = _size_class(last - start + 1)
-        starts = self._classes.get(size_class)
-        if starts is None:
-            self._classes[size_class] = SortedList((start,))
-            self._filled.insert(bisect_left(self._filled, size_class), size_class)
-        else:
-            starts.add(start)
+        self._list(_size_class(last - start + 1), last)
 
     def _remove(self, start: int, last: int) -> None:
         del self._last_of[start]
         del self._start_of[last]
-        size_class = _size_class(last - start + 1)
-        starts = self._classes[size_class]
-        starts.remove(start)
-        if not starts:
-            del self._classes[size_class]
-            del self._filled[bisect_left(self._filled, size_class)]
+        self._unlist(_size_class(last - start + 1), last)
+
+    def _list(self, number: int, last: int) -> None:
+        lasts = self._classes.get(number)
+        if lasts is None:
+            lasts = self._classes[number] = SortedList()
+        if not lasts:
+            insort(self._filled, number)
+        lasts.add(last)
+
+    def _unlist(self, number: int, last: int) -> None:
+        lasts = self._classes[number]
+        lasts.remove(last)
+        if not lasts:
+            del self._filled[bisect_left(self._filled, number)]
 
 
 def _size_class(size: int) -> int:

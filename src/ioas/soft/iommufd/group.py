@@ -8,7 +8,7 @@ regions that it reserves; the last one to go blocks the group's DMA.
 from __future__ import annotations
 
 from errno import EBUSY, EINVAL
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ioas.soft.iommufd.device import Device
     from ioas.soft.iommufd.hwpt import PagingTable
 
-Pasid = Optional[int]
+Pasid = int | None
 """A PASID; None for DMA without one (IOMMU_NO_PASID)."""
 
 
@@ -61,8 +61,8 @@ class DeviceGroup:
     def attach(self, table: PagingTable, device: Device, pasid: Pasid) -> None:
         """Attach `device` to `table` (iommufd_hw_pagetable_attach).
 
-        Raises KernelError, with nothing changed: EBUSY when it is attached, EINVAL when the group uses another table or the
-        table does not suit, EADDRINUSE when mappings stand in the device's reserved regions.
+        Raises KernelError, with nothing changed: EBUSY when it is attached, EINVAL when the group uses another table or
+        the table does not suit, EADDRINUSE when mappings stand in the device's reserved regions.
         """
         attachment = self.attachments.get(pasid)
         if attachment is not None and device in attachment.devices:
@@ -72,16 +72,16 @@ class DeviceGroup:
             raise refuse(
                 EINVAL, f"group {self.group.id} uses {attachment.table} already, attached by {names}", "device", names
             )
-        iopt = table.ioas.iopt
+        room = table.ioas.iopt.room
         if pasid is None:
-            iopt.reserve_for(device.requester)
+            room.reserve_for(device.requester)
         if attachment is None:
             try:
                 self._check_pasid(table, pasid)
                 self._switch(table.domain, None, pasid)
             except KernelError:
                 if pasid is None:
-                    iopt.unreserve(device.requester)
+                    room.unreserve(device.requester)
                 raise
             attachment = self.attachments[pasid] = Attachment(table)
         attachment.devices.append(device)
@@ -99,15 +99,15 @@ class DeviceGroup:
             for requester in self.group.requesters:
                 requester.attach(None, pasid)
         if pasid is None:
-            table.ioas.iopt.unreserve(device.requester)
+            table.ioas.iopt.room.unreserve(device.requester)
         table.put()
         return True
 
     def replace(self, table: PagingTable, device: Device, pasid: Pasid) -> PagingTable | None:
-        """Move the whole group to `table`; return the former one, which the caller must put (iommufd_device_do_replace).
+        """Move the whole group to `table`; return the former one, which the caller must put.
 
-        None when the group uses `table` already. Raises KernelError, with nothing changed: EINVAL when `device` is not
-        attached or the table does not suit, EADDRINUSE.
+        Follows iommufd_device_do_replace. None when the group uses `table` already. Raises KernelError, with nothing
+        changed: EINVAL when `device` is not attached or the table does not suit, EADDRINUSE.
         """
         attachment = self.attachments.get(pasid)
         if attachment is None or device not in attachment.devices:
@@ -160,13 +160,13 @@ class DeviceGroup:
         done = []
         try:
             for device in attachment.devices:
-                table.ioas.iopt.reserve_for(device.requester)
+                table.ioas.iopt.room.reserve_for(device.requester)
                 done.append(device)
         except KernelError:
             for device in done:
-                table.ioas.iopt.unreserve(device.requester)
+                table.ioas.iopt.room.unreserve(device.requester)
             raise
 
     def _unreserve(self, table: PagingTable, attachment: Attachment) -> None:
         for device in attachment.devices:
-            table.ioas.iopt.unreserve(device.requester)
+            table.ioas.iopt.room.unreserve(device.requester)

@@ -20,7 +20,7 @@ _CLEAR_AT_ONCE = 1 << 20
 
 
 def get_hw_info(call: Call[iommu_hw_info]) -> None:
-    """IOMMU_GET_HW_INFO: what stands before a device. The user's buffer is filled as far as it goes, the rest zeroed."""
+    """IOMMU_GET_HW_INFO: what stands before a device. The user's buffer is filled, and its rest zeroed."""
     command, memory = call.command, call.caller.memory
     if command.flags & ~IOMMU_HW_INFO_FLAG_INPUT_TYPE:
         raise refuse(EOPNOTSUPP, f"flags {command.flags:#x} are not all known", "field", "flags")

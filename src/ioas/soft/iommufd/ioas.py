@@ -92,7 +92,7 @@ def ioas_iova_ranges(call: Call[iommu_ioas_iova_ranges]) -> None:
         raise refuse(EOPNOTSUPP, "a reserved field is not 0", "field", "__reserved")
     ioas = call.context.objects.get(command.ioas_id, Ioas)
     room = command.num_iovas
-    holes = list(ioas.iopt.reserved.holes())
+    holes = list(ioas.iopt.room.reserved.holes())
     for index, hole in enumerate(holes[:room]):
         call.caller.memory.write(command.allowed_iovas + index * _RANGE.size, _RANGE.pack(*hole))
     command.num_iovas = len(holes)
@@ -108,7 +108,7 @@ def ioas_allow_iovas(call: Call[iommu_ioas_allow_iovas]) -> None:
     if command.__reserved:
         raise refuse(EOPNOTSUPP, "a reserved field is not 0", "field", "__reserved")
     ioas = call.context.objects.get(command.ioas_id, Ioas)
-    ioas.iopt.set_allowed(_load_ranges(call.caller.memory, command.allowed_iovas, command.num_iovas))
+    ioas.iopt.room.allow(_load_ranges(call.caller.memory, command.allowed_iovas, command.num_iovas))
 
 
 def ioas_map(call: Call[iommu_ioas_map]) -> None:
@@ -201,7 +201,7 @@ def unmap_range(iopt: IoPagetable, iova: int, length: int) -> Unmapped:
 
 
 def ioas_noiommu_get_pa(call: Call[iommu_ioas_noiommu_get_pa]) -> None:
-    """IOMMU_IOAS_NOIOMMU_GET_PA. Follows iommufd_ioas_noiommu_get_pa; no device without an IOMMU can be attached yet."""
+    """IOMMU_IOAS_NOIOMMU_GET_PA. Follows iommufd_ioas_noiommu_get_pa; no device is without an IOMMU yet."""
     command = call.command
     if not call.caller.capable(Capability.SYS_RAWIO):
         raise refuse(EPERM, "physical addresses are for CAP_SYS_RAWIO only", "capability", "CAP_SYS_RAWIO")
@@ -212,13 +212,13 @@ def ioas_noiommu_get_pa(call: Call[iommu_ioas_noiommu_get_pa]) -> None:
     if command.iova == ULONG_MAX:
         raise _too_far()
     ioas = call.context.objects.get(command.ioas_id, Ioas)
-    if ioas.iopt.first_area(command.iova, command.iova) is None:
+    if ioas.iopt.areas.first(command.iova, command.iova) is None:
         raise refuse(ENOENT, f"nothing is mapped at IOVA {command.iova:#x}", "address", command.iova)
     raise refuse(EOPNOTSUPP, f"{ioas} serves no device without an IOMMU", "object", ioas)
 
 
 def _load_ranges(memory: AddressSpace, address: int, count: int) -> AllowedRanges:
-    """Read `count` ranges from user memory. Follows iommufd_ioas_load_iovas: each is checked before the next is read."""
+    """Read `count` ranges (iommufd_ioas_load_iovas): each is checked before the next is read."""
     allowed = AllowedRanges()
     for start, last in _read_ranges(memory, address, count):
         if start >= last:

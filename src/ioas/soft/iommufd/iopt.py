@@ -3,32 +3,28 @@
 IOVA is divided into areas, each a slice of some pages. While the table has domains every area stands in every domain
 and its pages are pinned; without a domain nothing is pinned. The order of checks is the kernel's.
 
-Everything here runs under `System.lock`, so an area is published whole and there is no half-made state to see, where the
-kernel has `area->pages == NULL`.
+Everything here runs under `System.lock`. So an area is published whole, and there is no half-made state to see,
+where the kernel has `area->pages == NULL`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from errno import EADDRINUSE, EBUSY, EDEADLOCK, EEXIST, EINVAL, ENOENT, ENOSPC, EOVERFLOW, EPERM
+from errno import EADDRINUSE, EBUSY, EDEADLOCK, EEXIST, EINVAL, ENOENT, EOVERFLOW, EPERM
 from typing import TYPE_CHECKING, NamedTuple
-
-from sortedcontainers import SortedList
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SIZE
 from ioas.soft.iommu import Prot
-from ioas.soft.iommufd.area import Area, Slice
-from ioas.soft.iommufd.gaps import Fit, Found, GapIndex
-from ioas.soft.iommufd.ranges import ULONG_MAX, AllowedRanges, Reserved, ReservedRanges, Span
+from ioas.soft.iommufd.area import Area, AreaMap, Slice
+from ioas.soft.iommufd.filling import Filling
+from ioas.soft.iommufd.ranges import ULONG_MAX, Reserved
+from ioas.soft.iommufd.room import Room
 
 if TYPE_CHECKING:
-    from ioas.soft.iommu import Domain, Requester
+    from ioas.soft.iommu import Domain
     from ioas.soft.iommufd.access import Access
-    from ioas.soft.iommufd.pages import Pages
 
-_HUGE = 2 << 20
-"""HPAGE_SIZE: no alignment above this is kept for automatic placement."""
 _WRITE = int(Prot.WRITE)
 _TRIES = 101
 """How often accesses are asked to let go of an area before the unmap gives up."""
@@ -48,37 +44,26 @@ class IoPagetable:
     largest granule, and 4096 while large pages are disabled or an access pins pages.
     """
 
-    __slots__ = ("_gaps", "_starts", "accesses", "alignment", "allowed", "areas", "domains", "large_pages", "reserved")
+    __slots__ = ("_filling", "accesses", "alignment", "areas", "room")
 
     def __init__(self) -> None:
-        self.areas: dict[int, Area] = {}
-        """By start; `_starts` has the keys in order."""
-        self._starts: SortedList[int] = SortedList()
-        self.reserved = ReservedRanges()
-        self.allowed = AllowedRanges()
-        self._gaps: GapIndex | None = None
-        self.domains: list[Domain] = []
+        self.areas = AreaMap()
+        self.room = Room(self.areas)
         self.accesses: list[Access] = []
         self.alignment = 1
-        self.large_pages = True
+        self._filling = Filling()
 
-    def __iter__(self) -> Iterator[Area]:
-        """The areas by address. Do not map or unmap meanwhile."""
-        return map(self.areas.__getitem__, self._starts)
+    @property
+    def domains(self) -> Sequence[Domain]:
+        """The domains that carry the mappings, oldest first."""
+        return self._filling.domains
+
+    @property
+    def large_pages(self) -> bool:
+        """Whether domains may join contiguous pages into larger ones (IOMMU_OPTION_HUGE_PAGES)."""
+        return self._filling.large_pages
 
     # -- looking up
-
-    def first_area(self, start: int, last: int) -> Area | None:
-        """The lowest area that meets `start` to `last`."""
-        starts = self._starts
-        index = starts.bisect_right(start)
-        if index:
-            area = self.areas[starts[index - 1]]
-            if area.last >= start:
-                return area
-        if index < len(starts) and starts[index] <= last:
-            return self.areas[starts[index]]
-        return None
 
     def contiguous(self, iova: int, last: int) -> Iterator[tuple[Area, int, int]]:
         """The areas under `iova` to `last` in order, each with the part (first, last) that is meant.
@@ -86,7 +71,7 @@ class IoPagetable:
         Raises KernelError(ENOENT) at the first hole, after what stands before it. Follows iopt_for_each_contig_area.
         """
         while True:
-            area = self.first_area(iova, iova)
+            area = self.areas.first(iova, iova)
             if area is None:
                 raise refuse(ENOENT, f"nothing is mapped at IOVA {iova:#x}", "address", iova)
             end = min(last, area.last)
@@ -117,26 +102,21 @@ class IoPagetable:
         """
         if length & self.alignment - 1 or not length:
             raise self._misaligned("length", length)
-        found: Found | None = None
+        found = None
         if iova is None:
-            found = self._place(address, length)
+            found = self.room.place(address, length, self.alignment)
             iova = found.address
         else:
             self._check_free(iova, length)
         areas = self._make_areas(slices, iova, prot)
-        if self.domains:
-            self._fill_all(areas)
-        starts = self._starts
-        gaps = self._gaps
-        if gaps is not None:
-            if found is not None:
-                gaps.take(found.gap, iova, iova + length - 1)
-            else:
-                before, after = self._free_around(iova, iova + length - 1)
-                gaps.take_between(before, after, iova, iova + length - 1)
+        self._filling.fill(areas)
         for area in areas:
-            self.areas[area.start] = area
-            starts.add(area.start)
+            self.areas.add(area)
+        if found is not None:
+            self.room.take(iova, iova + length - 1, found)
+        else:
+            for area in areas:
+                self.room.take(area.start, area.last, None)
         return iova
 
     def _check_free(self, iova: int, length: int) -> None:
@@ -145,18 +125,13 @@ class IoPagetable:
             raise self._misaligned("iova", iova)
         last = iova + length - 1
         if last > ULONG_MAX:
-            raise refuse(
-                EOVERFLOW, f"{length:#x} bytes from IOVA {iova:#x} run past the end of IOVA", "field", "length"
-            )
-        reserved = self.reserved.first(iova, last)
+            raise _past_the_end(iova, length)
+        reserved = self.room.reserved.first(iova, last)
         if reserved is not None:
             raise refuse(EINVAL, f"IOVA {iova:#x}-{last:#x} meets reserved {reserved}", "region", reserved)
-        starts = self._starts
-        index = starts.bisect_right(last)
-        if index:
-            area = self.areas[starts[index - 1]]
-            if area.last >= iova:
-                raise refuse(EEXIST, f"IOVA {iova:#x}-{last:#x} is mapped already at {area}", "area", area)
+        area = self.areas.below(last)
+        if area is not None and area.last >= iova:
+            raise refuse(EEXIST, f"IOVA {iova:#x}-{last:#x} is mapped already at {area}", "area", area)
 
     def _make_areas(self, slices: Sequence[Slice], iova: int, prot: int) -> list[Area]:
         """Areas for `slices` from `iova`, not yet in the table. Follows iopt_insert_area."""
@@ -168,9 +143,7 @@ class IoPagetable:
                 raise self._misaligned("offset in the page", byte % PAGE_SIZE)
             last = iova + length - 1
             if last > ULONG_MAX:
-                raise refuse(
-                    EOVERFLOW, f"{length:#x} bytes at IOVA {iova:#x} run past the end of IOVA", "address", iova
-                )
+                raise _past_the_end(iova, length)
             areas.append(Area(iova, last, pages, byte, prot))
             iova = last + 1
         return areas
@@ -180,46 +153,6 @@ class IoPagetable:
             return refuse(EINVAL, f"{what} is 0", "field", what)
         return refuse(EINVAL, f"{what} {value:#x} is not a multiple of {self.alignment}", "field", what)
 
-    # -- automatic placement
-
-    def _place(self, address: int, length: int) -> Found:
-        """Where `length` bytes go that stand at `address`. Follows iopt_alloc_iova."""
-        if length >= ULONG_MAX // 2:
-            raise refuse(EOVERFLOW, f"length {length:#x} is too much for automatic placement", "field", "length")
-        alignment = 1 << (length - 1).bit_length()
-        if address:
-            alignment = min(alignment, address & -address)
-        alignment = min(alignment, _HUGE)
-        if alignment < self.alignment:
-            raise refuse(
-                EINVAL,
-                f"address {address:#x} is aligned to {alignment} only, and IOVA must be a multiple of {self.alignment}",
-                "address",
-                address,
-            )
-        if self._gaps is None:
-            self._gaps = self._find_gaps()
-        found = self._gaps.first_fit(Fit(length, alignment, address % PAGE_SIZE))
-        if found is None:
-            where = "the allowed ranges" if self.allowed else "IOVA"
-            raise refuse(ENOSPC, f"no gap in {where} takes {length:#x} bytes aligned to {alignment:#x}", "limit", where)
-        return found
-
-    def _find_gaps(self) -> GapIndex:
-        used = sorted([*self.reserved.spans, *((area.start, area.last) for area in self.areas.values())])
-        return GapIndex(self.allowed.windows(PAGE_SIZE, ULONG_MAX - PAGE_SIZE), used)
-
-    def _free_around(self, start: int, last: int) -> Span:
-        """The free span around `start` to `last`, which is free."""
-        before, after = self.reserved.around(start, last)
-        starts = self._starts
-        index = starts.bisect_right(last)
-        if index:
-            before = max(before, self.areas[starts[index - 1]].last + 1)
-        if index < len(starts):
-            after = min(after, starts[index] - 1)
-        return before, after
-
     # -- unmapping
 
     def unmap(self, start: int, last: int) -> Unmapped:
@@ -228,9 +161,9 @@ class IoPagetable:
         When it returns no DMA reaches the pages. Stops at an area that cannot go, and says so beside the bytes removed
         before it: EBUSY locked, ENOENT cut by the range, EDEADLOCK when accesses do not let go.
         """
-        area = self.areas.get(start)
+        area = self.areas.at(start)
         if area is not None and area.last == last and not area.accesses and not area.locks:
-            self._unfill(area)
+            self._filling.unfill((area,))
             self._forget(area)
             return Unmapped(last - start + 1, None)
         return self._unmap_range(start, last)
@@ -241,7 +174,7 @@ class IoPagetable:
         while True:
             run, blocking = self._removable(start, last)
             if run:
-                self._remove_run(run)
+                self._remove(run)
                 removed += sum(area.length for area in run)
                 tries = 0
             if blocking is None:
@@ -259,39 +192,27 @@ class IoPagetable:
 
     def _removable(self, start: int, last: int) -> tuple[list[Area], Area | None]:
         """The areas of a range up to the first one that cannot simply go, and that one."""
-        first = self.first_area(start, last)
-        if first is None:
-            return [], None
         run: list[Area] = []
-        for key in self._starts.irange(first.start, last):
-            area = self.areas[key]
+        for area in self.areas.within(start, last):
             if area.locks or area.accesses or area.start < start or area.last > last:
                 return run, area
             run.append(area)
         return run, None
 
-    def _remove_run(self, run: list[Area]) -> None:
+    def _remove(self, run: list[Area]) -> None:
         """Remove areas that stand one after the other, with one pass over each domain."""
-        start, last = run[0].start, run[-1].last
-        for domain in self.domains:
-            domain.unmap(start, last - start + 1)
-        if self.domains:
-            for area in run:
-                area.pages.release(area.first_page, area.last_page)
+        self._filling.unfill(run)
         if len(run) == len(self.areas):
             self.areas.clear()
-            self._starts.clear()
-            self._gaps = None
+            self.room.forget_gaps()
             return
         for area in run:
             self._forget(area)
 
     def _forget(self, area: Area) -> None:
         """Take an unfilled area out of the table."""
-        del self.areas[area.start]
-        self._starts.remove(area.start)
-        if self._gaps is not None:
-            self._gaps.give(area.start, area.last)
+        self.areas.remove(area)
+        self.room.give(area.start, area.last)
 
     # -- domains
 
@@ -301,152 +222,31 @@ class IoPagetable:
         Raises KernelError, with nothing changed: EADDRINUSE when areas are misaligned for it or outside its aperture,
         EINVAL when it cannot map single pages, and what pinning raises.
         """
-        alignment = max(_granule(domain), self.alignment)
+        alignment = max(domain.granule, self.alignment)
         if alignment > PAGE_SIZE:
             raise refuse(EINVAL, f"the domain's smallest page is {alignment} bytes, above 4096", "limit", alignment)
         self._check_alignment(alignment)
         try:
             self._reserve_outside(domain)
-            self._fill_domain(domain)
+            self._filling.add(domain, self.areas)
         except KernelError:
-            self.unreserve(domain)
+            self.room.unreserve(domain)
             raise
         self.alignment = alignment
-        self.domains.append(domain)
 
     def remove_domain(self, domain: Domain) -> None:
         """Undo `add_domain`; the last one gone unpins everything (iopt_table_remove_domain). Cannot fail."""
-        self.domains.remove(domain)
-        self._empty_domain(domain, list(self))
-        self.unreserve(domain)
+        self._filling.remove(domain, self.areas)
+        self.room.unreserve(domain)
         self._calculate_alignment()
 
     def _reserve_outside(self, domain: Domain) -> None:
         start, last = domain.geometry.start, domain.geometry.last
         why = f"outside the aperture {start:#x}-{last:#x} of {domain.unit.name}"
         if start:
-            self.reserve(Reserved(0, start - 1, domain, why))
+            self.room.reserve(Reserved(0, start - 1, domain, why))
         if last != ULONG_MAX:
-            self.reserve(Reserved(last + 1, ULONG_MAX, domain, why))
-
-    def _fill_domain(self, domain: Domain) -> None:
-        """Map every area into a domain that is not in the list yet."""
-        done: list[Area] = []
-        try:
-            for area in self:
-                self._fill_one(domain, area)
-                done.append(area)
-        except KernelError:
-            self._empty_domain(domain, done)
-            raise
-
-    def _fill_one(self, domain: Domain, area: Area) -> None:
-        pages, first, last = area.pages, area.first_page, area.last_page
-        if not self.domains:
-            pages.claim(first, last)
-        try:
-            self._map_area(domain, area, pages, first, last)
-        except KernelError:
-            if not self.domains:
-                pages.release(first, last)
-            raise
-
-    def _empty_domain(self, domain: Domain, areas: list[Area]) -> None:
-        """Unmap `areas`, in order of address, from a domain that is not in the list; unpin if it was the only one."""
-        if not areas:
-            return
-        start, last = areas[0].start, areas[-1].last
-        domain.unmap(start, last - start + 1)
-        if not self.domains:
-            for area in areas:
-                area.pages.release(area.first_page, area.last_page)
-
-    def _fill_all(self, areas: list[Area]) -> None:
-        """Pin new areas and map them into every domain, all or nothing (iopt_fill_domains_pages)."""
-        done: list[Area] = []
-        try:
-            for area in areas:
-                self._fill(area)
-                done.append(area)
-        except KernelError:
-            for area in done:
-                self._unfill(area)
-            raise
-
-    def _fill(self, area: Area) -> None:
-        pages = area.pages
-        first, last = area.first_page, area.last_page
-        pages.claim(first, last)
-        done: list[Domain] = []
-        try:
-            for domain in self.domains:
-                self._map_area(domain, area, pages, first, last)
-                done.append(domain)
-        except KernelError:
-            for domain in done:
-                domain.unmap(area.start, area.length)
-            pages.release(first, last)
-            raise
-
-    def _map_area(self, domain: Domain, area: Area, pages: Pages, first: int, last: int) -> None:
-        domain.map(
-            area.start,
-            pages.segments(first, last),
-            area.byte % PAGE_SIZE,
-            area.last - area.start + 1,
-            area.prot,
-            large=self.large_pages,
-        )
-
-    def _unfill(self, area: Area) -> None:
-        """Unmap an area from every domain, and only then unpin it."""
-        if self.domains:
-            for domain in self.domains:
-                domain.unmap(area.start, area.last - area.start + 1)
-            area.pages.release(area.first_page, area.last_page)
-
-    # -- what may be mapped
-
-    def reserve(self, entry: Reserved) -> None:
-        """Keep a range free of mappings (iopt_reserve_iova). Raises KernelError(EADDRINUSE) when it is in use."""
-        area = self.first_area(entry.start, entry.last)
-        if area is not None:
-            raise refuse(EADDRINUSE, f"area {area} stands where {entry} must be reserved", "area", area)
-        allowed = self.allowed.first(entry.start, entry.last)
-        if allowed is not None:
-            name = f"{allowed[0]:#x}-{allowed[1]:#x}"
-            raise refuse(EADDRINUSE, f"{name} was promised by ALLOW_IOVAS; {entry} must be reserved", "region", name)
-        self.reserved.add(entry)
-        self._gaps = None
-
-    def unreserve(self, owner: object) -> None:
-        """Give up everything that `owner` reserved (iopt_remove_reserved_iova)."""
-        if self.reserved.remove_owner(owner):
-            self._gaps = None
-
-    def reserve_for(self, requester: Requester) -> None:
-        """Reserve what `requester` cannot use (iopt_table_enforce_dev_resv_regions).
-
-        Raises KernelError(EADDRINUSE), with nothing changed, when a mapping or an allowed range stands there.
-        """
-        regions = requester.unit.reserved_regions(requester) if requester.unit is not None else []
-        try:
-            for region in regions:
-                if region.kind != "direct-relaxable":
-                    why = f"{region.kind} region of {requester.name}"
-                    self.reserve(Reserved(region.start, region.last, requester, why))
-        except KernelError:
-            self.unreserve(requester)
-            raise
-
-    def set_allowed(self, allowed: AllowedRanges) -> None:
-        """Replace the allowed ranges (iopt_set_allow_iova). Raises KernelError(EADDRINUSE) when one is reserved."""
-        for start, last in allowed:
-            reserved = self.reserved.first(start, last)
-            if reserved is not None:
-                raise refuse(EADDRINUSE, f"range {start:#x}-{last:#x} meets reserved {reserved}", "region", reserved)
-        self.allowed = allowed
-        self._gaps = None
+            self.room.reserve(Reserved(last + 1, ULONG_MAX, domain, why))
 
     # -- alignment and large pages
 
@@ -473,17 +273,18 @@ class IoPagetable:
             return
         if not enable and self.domains and self.areas:
             raise refuse(EINVAL, "large pages cannot be turned off once a domain has mappings", "field", "val64")
-        self.large_pages = enable
+        self._filling.large_pages = enable
         try:
             self._calculate_alignment()
         except KernelError:
-            self.large_pages = not enable
+            self._filling.large_pages = not enable
             raise
 
     def _calculate_alignment(self) -> None:
+        """Follows iopt_calculate_iova_alignment."""
         alignment = 1 if self.large_pages else PAGE_SIZE
         for domain in self.domains:
-            alignment = max(alignment, _granule(domain))
+            alignment = max(alignment, domain.granule)
         for access in self.accesses:
             alignment = max(alignment, access.alignment)
         self._check_alignment(alignment)
@@ -494,7 +295,7 @@ class IoPagetable:
         if alignment <= self.alignment:
             return
         mask = alignment - 1
-        for area in self.areas.values():
+        for area in self.areas:
             if (area.start | area.length | area.page_offset) & mask:
                 raise refuse(EADDRINUSE, f"area {area} is not aligned to {alignment}", "area", area)
 
@@ -506,7 +307,7 @@ class IoPagetable:
         Raises KernelError: EBUSY while the area is being unmapped, EINVAL when the cut is not aligned, accesses pin the
         area, or a domain may have mapped it with large pages.
         """
-        area = self.first_area(iova, iova)
+        area = self.areas.first(iova, iova)
         if area is None or iova in (area.start, area.last):
             return
         if area.prevent_access:
@@ -527,9 +328,9 @@ class IoPagetable:
             area.pages.claim(left.first_page, left.last_page)
             area.pages.claim(right.first_page, right.last_page)
             area.pages.release(area.first_page, area.last_page)
-        self.areas[left.start] = left
-        self.areas[right.start] = right
-        self._starts.add(right.start)
+        self.areas.remove(area)
+        self.areas.add(left)
+        self.areas.add(right)
 
 
 def end_of_range(iova: int, length: int) -> int:
@@ -538,12 +339,12 @@ def end_of_range(iova: int, length: int) -> int:
         raise refuse(EINVAL, "length is 0", "field", "length")
     last = iova + length - 1
     if last > ULONG_MAX:
-        raise refuse(EOVERFLOW, f"{length:#x} bytes from IOVA {iova:#x} run past the end of IOVA", "field", "length")
+        raise _past_the_end(iova, length)
     return last
 
 
-def _granule(domain: Domain) -> int:
-    return domain.page_sizes & -domain.page_sizes
+def _past_the_end(iova: int, length: int) -> KernelError:
+    return refuse(EOVERFLOW, f"{length:#x} bytes from IOVA {iova:#x} run past the end of IOVA", "field", "length")
 
 
 def _why_not(area: Area, start: int, last: int) -> KernelError | None:

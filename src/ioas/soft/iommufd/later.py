@@ -85,7 +85,7 @@ def _check_invalidate(call: Call[iommu_hwpt_invalidate]) -> None:
 
 
 def fault_queue_alloc(call: Call[iommu_fault_alloc]) -> None:
-    """IOMMU_FAULT_QUEUE_ALLOC. Follows iommufd_fault_alloc as far as its arguments; no device raises page faults yet."""
+    """IOMMU_FAULT_QUEUE_ALLOC. Follows iommufd_fault_alloc's check of arguments; no device raises page faults yet."""
     if call.command.flags:
         raise _unknown_flags(call.command.flags)
     raise refuse(EOPNOTSUPP, "fault queues are not built yet", "request", "IOMMU_FAULT_QUEUE_ALLOC")

@@ -48,7 +48,7 @@ def _add_reserved(call: Call[iommu_test_cmd]) -> None:
     if start + length - 1 > ULONG_MAX:
         raise refuse(EOVERFLOW, "the range runs past the end of IOVA", "field", "length")
     ioas = call.context.objects.get(command.id, Ioas)
-    ioas.iopt.reserve(Reserved(start, start + length - 1, None, "reserved by a test"))
+    ioas.iopt.room.reserve(Reserved(start, start + length - 1, None, "reserved by a test"))
 
 
 def _md_check_map(call: Call[iommu_test_cmd]) -> None:

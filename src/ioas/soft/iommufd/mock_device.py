@@ -1,7 +1,7 @@
 """The mock device of the kernel's selftests (drivers/iommu/iommufd/selftest.c, 7.3).
 
-A test makes a device out of nothing, attached to an IOAS or a page table; it does no DMA. Its IOMMU is the mock unit, with a
-granule of 2 KiB.
+A test makes a device out of nothing, attached to an IOAS or a page table; it does no DMA. Its IOMMU is the mock
+unit, with a granule of 2 KiB.
 """
 
 from __future__ import annotations

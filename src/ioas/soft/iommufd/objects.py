@@ -1,8 +1,8 @@
 """Objects and their ids (struct iommufd_object and the xarray of main.c, 7.3).
 
 Objects form a graph of use counts. A new object has one user, the table; whoever depends on it adds one, and
-IOMMU_DESTROY wants the table to be the only one left. An id is reserved first, while creating may still fail, and the object
-is published last. Ids are the lowest free ones, from 1.
+IOMMU_DESTROY wants the table to be the only one left. An id is reserved first, while creating may still fail, and
+the object is published last. Ids are the lowest free ones, from 1.
 """
 
 from __future__ import annotations

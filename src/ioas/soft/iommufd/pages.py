@@ -4,13 +4,14 @@ Follows iopt_pages (drivers/iommu/iommufd/pages.c, 7.3). One MAP makes one `Page
 share it, and accesses pin through it. A page is pinned once, from the moment something needs it until nothing does:
 an IOAS without a domain pins nothing.
 
-The kernel keeps two interval trees and finds a page's number in whichever place stores it. Here a `Pages` is a row
-of pieces that are held, each with the number of claims on it; claims that cover part of a piece split it. Nearly
-always there is a single piece.
+The kernel keeps two interval trees and finds a page's frame in whichever place stores it. Here a `Pages` is a chain
+of pieces that are held, each with the number of claims on it; a claim on part of a piece splits it. Nearly always there
+is a single piece, and there may be a million `Pages`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from errno import EPERM
 from typing import TYPE_CHECKING
 
@@ -36,14 +37,15 @@ class Owner:
 
 
 class _Piece:
-    """Consecutive pages that are held, and how many claims there are on each of them."""
+    """Consecutive pages that are held, how many claims there are on each of them, and the next piece above."""
 
-    __slots__ = ("claims", "first", "held")
+    __slots__ = ("claims", "first", "held", "next")
 
-    def __init__(self, first: int, held: Held, claims: int) -> None:
+    def __init__(self, first: int, held: Held, claims: int, following: _Piece | None) -> None:
         self.first = first
         self.held = held
         self.claims = claims
+        self.next = following
 
 
 class Pages:
@@ -72,7 +74,7 @@ class Pages:
         self.start = start
         self.count = count
         self.writable = writable
-        self._pieces: list[_Piece] = []
+        self._pieces: _Piece | None = None
 
     def __str__(self) -> str:
         kind = "file offset" if self.memory is None else "address"
@@ -81,7 +83,7 @@ class Pages:
     @property
     def pinned(self) -> int:
         """How many pages are pinned now."""
-        return sum(piece.held.pages for piece in self._pieces)
+        return sum(piece.held.pages for piece in self._chain())
 
     def claim(self, first: int, last: int, *, charge: bool = True) -> None:
         """Pin pages `first` to `last` (unless they are), until `release` with the same arguments.
@@ -89,53 +91,57 @@ class Pages:
         Raises KernelError, with nothing changed: EFAULT for memory that is not there, EINVAL beyond the end of a
         file, ENOMEM when the owner may not lock so much.
         """
-        if not self._pieces:
-            held = self._hold(first, last - first + 1)
-            if charge:
-                self._charge([held])
-            self._pieces.append(_Piece(first, held, 1))
+        if self._pieces is None:
+            self._pieces = _Piece(first, self._hold(first, last - first + 1, charge), 1, None)
             return
         self._cut(first)
         self._cut(last + 1)
-        missing = self._hold_missing(first, last)
-        if charge and missing:
-            self._charge([piece.held for piece in missing])
-        for piece in self._pieces:
+        missing = self._hold_missing(first, last, charge)
+        for piece in self._chain():
             if first <= piece.first <= last:
                 piece.claims += 1
-        if missing:
-            self._pieces.extend(missing)
-            self._pieces.sort(key=_first)
+        for piece in missing:
+            self._link(piece)
 
     def release(self, first: int, last: int, *, charged: bool = True) -> None:
         """Undo one `claim`: unpin what nothing else claims. Whoever used the pages has stopped."""
-        kept: list[_Piece] = []
         released = 0
-        for piece in self._pieces:
-            if first <= piece.first <= last:
+        before: _Piece | None = None
+        piece = self._pieces
+        while piece is not None and piece.first <= last:
+            following = piece.next
+            if piece.first >= first:
                 piece.claims -= 1
-                if not piece.claims:
-                    released += piece.held.pages
-                    piece.held.release()
-                    continue
-            kept.append(piece)
-        self._pieces = kept
+            if piece.claims:
+                before = piece
+            else:
+                released += piece.held.pages
+                piece.held.release()
+                if before is None:
+                    self._pieces = following
+                else:
+                    before.next = following
+            piece = following
         if released and charged:
             self._uncharge(released)
 
     def segments(self, first: int, last: int) -> list[Segment]:
         """The frames of pages `first` to `last`, which are claimed."""
-        pieces = self._pieces
-        if len(pieces) == 1:
-            piece = pieces[0]
+        piece = self._pieces
+        if piece is not None and piece.next is None:
             return piece.held.part(first - piece.first, last - first + 1)
         segments: list[Segment] = []
-        for piece in pieces:
+        for piece in self._chain():
             start = max(first, piece.first)
             end = min(last + 1, piece.first + piece.held.pages)
             if start < end:
                 segments += piece.held.part(start - piece.first, end - start)
         return segments
+
+    def change_owner(self, owner: Owner) -> None:
+        """`owner` has been charged for what is pinned: relieve the former one."""
+        self._uncharge(self.pinned)
+        self.owner = owner
 
     def read(self, byte: int, length: int, current: AddressSpace | None) -> bytes:
         """Copy `length` bytes from byte `byte` (counted from the first page).
@@ -151,8 +157,8 @@ class Pages:
             except KernelError:
                 if near is current:
                     raise
-        with _Temporary(self, byte, length) as address_of:
-            return b"".join(self.system.memory.read(at, size) for at, size in address_of)
+        with _Temporary(self, byte, length) as pieces:
+            return self.system.memory.gather(pieces)
 
     def write(self, byte: int, data: Buffer, current: AddressSpace | None) -> None:
         """Copy `data` to byte `byte`; as `read`. Raises EPERM for pages that were not mapped for writing."""
@@ -167,10 +173,8 @@ class Pages:
             except KernelError:
                 if near is current:
                     raise
-        with _Temporary(self, byte, len(view)) as address_of:
-            for at, size in address_of:
-                self.system.memory.write(at, view[:size])
-                view = view[size:]
+        with _Temporary(self, byte, len(view)) as pieces:
+            self.system.memory.scatter(pieces, view)
 
     def _address_space(self, byte: int, length: int, current: AddressSpace | None) -> AddressSpace | None:
         """The address space to copy through: the caller's own, or another's within one page."""
@@ -179,61 +183,69 @@ class Pages:
         one_page = byte >> PAGE_SHIFT == (byte + length - 1) >> PAGE_SHIFT
         return self.memory if self.memory is current or one_page else None
 
-    def change_owner(self, owner: Owner) -> None:
-        """`owner` has been charged for what is pinned: relieve the former one."""
-        self._uncharge(self.pinned)
-        self.owner = owner
+    def _chain(self) -> Iterator[_Piece]:
+        piece = self._pieces
+        while piece is not None:
+            yield piece
+            piece = piece.next
 
-    def _hold(self, first: int, count: int) -> Held:
-        return self.system.memory.hold(self.source, self.start + (first << PAGE_SHIFT), count, self.writable)
+    def _hold(self, first: int, count: int, charge: bool) -> Held:
+        """Pin and charge. The kernel counts after pinning too, for only then it knows how many are new."""
+        system, owner = self.system, self.owner
+        held = system.memory.hold(self.source, self.start + (first << PAGE_SHIFT), count, self.writable)
+        if charge:
+            try:
+                system.accounting.charge(owner.mode, owner.memory, owner.uid, count)
+            except KernelError:
+                held.release()
+                raise
+        return held
 
-    def _hold_missing(self, first: int, last: int) -> list[_Piece]:
+    def _hold_missing(self, first: int, last: int, charge: bool) -> list[_Piece]:
         """Hold what no piece covers of `first` to `last`, all or nothing."""
         missing: list[_Piece] = []
         try:
             for start, end in self._uncovered(first, last):
-                missing.append(_Piece(start, self._hold(start, end - start), 1))
+                missing.append(_Piece(start, self._hold(start, end - start, charge), 1, None))
         except KernelError:
-            _release_all(missing)
+            for piece in missing:
+                piece.held.release()
+                if charge:
+                    self._uncharge(piece.held.pages)
             raise
         return missing
 
-    def _uncovered(self, first: int, last: int) -> list[tuple[int, int]]:
+    def _uncovered(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """The (start, end) page ranges of `first` to `last` that no piece covers."""
-        holes: list[tuple[int, int]] = []
         position = first
-        for piece in self._pieces:
+        for piece in self._chain():
             if piece.first > last:
                 break
             if piece.first > position:
-                holes.append((position, piece.first))
+                yield position, piece.first
             position = max(position, piece.first + piece.held.pages)
         if position <= last:
-            holes.append((position, last + 1))
-        return holes
+            yield position, last + 1
+
+    def _link(self, new: _Piece) -> None:
+        """Put a piece into its place in the chain."""
+        before: _Piece | None = None
+        for piece in self._chain():
+            if piece.first > new.first:
+                break
+            before = piece
+        if before is None:
+            new.next, self._pieces = self._pieces, new
+        else:
+            new.next, before.next = before.next, new
 
     def _cut(self, index: int) -> None:
         """Let no piece straddle the border before page `index`."""
-        for number, piece in enumerate(self._pieces):
+        for piece in self._chain():
             if piece.first < index < piece.first + piece.held.pages:
-                left, right = piece.held.split(index - piece.first)
-                piece.held = left
-                self._pieces.insert(number + 1, _Piece(index, right, piece.claims))
+                piece.held, above = piece.held.split(index - piece.first)
+                piece.next = _Piece(index, above, piece.claims, piece.next)
                 return
-
-    def _charge(self, holds: list[Held]) -> None:
-        """Charge for what has just been held; let go of it when the owner may not lock so much.
-
-        The kernel counts after pinning as well, for the same reason: only then it knows how many are new.
-        """
-        owner = self.owner
-        count = sum(held.pages for held in holds)
-        try:
-            self.system.accounting.charge(owner.mode, owner.memory, owner.uid, count)
-        except KernelError:
-            for held in holds:
-                held.release()
-            raise
 
     def _uncharge(self, count: int) -> None:
         owner = self.owner
@@ -251,27 +263,19 @@ class _Temporary:
         self._last = byte + length - 1 >> PAGE_SHIFT
 
     def __enter__(self) -> list[tuple[int, int]]:
+        """(physical address, length) of each page's part."""
         pages = self._pages
         pages.claim(self._first, self._last, charge=False)
         offset = self._byte % PAGE_SIZE
         left = self._length
-        spans: list[tuple[int, int]] = []
+        pieces: list[tuple[int, int]] = []
         for run, first, count in pages.segments(self._first, self._last):
             for index in range(first, first + count):
                 size = min(PAGE_SIZE - offset, left)
-                spans.append(((run.pfn(index) << PAGE_SHIFT) + offset, size))
+                pieces.append(((run.pfn(index) << PAGE_SHIFT) + offset, size))
                 offset = 0
                 left -= size
-        return spans
+        return pieces
 
     def __exit__(self, *exception: object) -> None:
         self._pages.release(self._first, self._last, charged=False)
-
-
-def _first(piece: _Piece) -> int:
-    return piece.first
-
-
-def _release_all(pieces: list[_Piece]) -> None:
-    for piece in pieces:
-        piece.held.release()

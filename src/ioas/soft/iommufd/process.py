@@ -47,7 +47,7 @@ def _all_pages(context: Context) -> list[Pages]:
     """Every `Pages` that is mapped in any IOAS, once. Raises KernelError(EINVAL) when one is not of a file."""
     found: dict[int, Pages] = {}
     for ioas in _spaces(context):
-        for area in ioas.iopt:
+        for area in ioas.iopt.areas:
             if area.pages.memory is not None:
                 raise refuse(EINVAL, f"area {area} of {ioas} is not a mapping of a file", "area", area)
             found[id(area.pages)] = area.pages
