@@ -1,0 +1,1 @@
+"""The software host against the real kernel, call for call."""
