@@ -148,7 +148,7 @@ def _areas(space: Space, start: int, end: int) -> list[tuple[Vma, int, int]]:
             high = min(vma.end, end)
             areas.append((vma, at, high))
             at = high
-    except ProcessLookupError as error:
+    except (ProcessLookupError, FileNotFoundError) as error:
         raise refuse(EFAULT, "the process whose memory was mapped for DMA is gone", "address", start) from error
     return areas
 
