@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from errno import ENODEV, ENOENT
+from errno import ENODEV, ENOENT, EPERM
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,40 @@ def test_a_machine_file_without_devices_has_none(tmp_path: Path) -> None:
         assert host.system.isolation == "kernel"
     with SoftHost(machine=file, isolation="strict") as host:
         assert host.system.isolation == "strict"
+
+
+@pytest.mark.parametrize(
+    ("iommu", "name", "last"),
+    [
+        ("", "dmar0", 0xFFFF_FFFF_FFFF),
+        ("address_width = 39", "dmar0", 0x7F_FFFF_FFFF),
+        ('kind = "amd"', "ivhd0", 0xFFFF_FFFF_FFFF),
+    ],
+)
+def test_the_unit_is_that_of_the_machine_file(tmp_path: Path, iommu: str, name: str, last: int) -> None:
+    file = tmp_path / "lab.toml"
+    file.write_text(f"[iommu]\n{iommu}\n")
+    with SoftHost(machine=file) as host:
+        (unit,) = host.system.units
+        assert (unit.name, unit.geometry.start, unit.geometry.last) == (name, 0, last)
+        assert unit.geometry.force_aperture
+
+
+def test_a_unit_that_can_be_passed_by_is_refused_for_user_dma_unless_the_policy_is_the_kernels(tmp_path: Path) -> None:
+    file = tmp_path / "lab.toml"
+    file.write_text('[iommu]\nforce_aperture = false\n[[device]]\nmodel = "edu"\n')
+    caller = LocalCaller()
+    for isolation in ("strict", "kernel"):
+        with SoftHost(machine=file, isolation=isolation) as host:
+            client = Client(host, caller)
+            client.bind()
+            if isolation == "kernel":
+                assert client.attach(client.ioas())
+            else:
+                with refused(EPERM):
+                    client.attach(client.ioas())
+            os.close(client.iommu_fd)
+    caller.close()
 
 
 def test_devices_stand_beside_those_of_the_machine_file(tmp_path: Path) -> None:

@@ -125,11 +125,13 @@ class SoftHost:
     def leaks(self) -> dict[str, int]:
         """What is held now, by kind; empty when nothing is.
 
-        "files": open files; "frames": frames of physical memory; "eventfds": those being waited on.
+        "files": open device nodes; "frames": frames of pinned memory; "tables": frames of page tables; "eventfds":
+        those of programs.
         """
         counts = {
             "files": len(self._files),
             "frames": self.system.memory.held_frames,
+            "tables": self.system.memory.table_frames,
             "eventfds": self._watcher.count + sum(device.irqs.held_eventfds for device in self.devices.values()),
         }
         return {kind: count for kind, count in counts.items() if count}
