@@ -20,8 +20,6 @@ from collections.abc import Iterable
 from errno import EFAULT
 from typing import TYPE_CHECKING
 
-import numpy
-
 from ioas.errors import EnvironmentRefusal, KernelError, UsageError, refuse
 from ioas.host.local_buffers import BufferTable, RegisteredBuffer
 from ioas.host.local_windows import (
@@ -296,5 +294,7 @@ def _contiguous(buffer: Buffer) -> tuple[memoryview, int]:
     view = memoryview(buffer)
     if not view.c_contiguous or not view.nbytes:
         raise UsageError("a buffer for DMA is contiguous and not empty")
+    import numpy  # takes longer to import than all of ioas, and `ioas run` never comes here
+
     flat = view.cast("B")
     return flat, int(numpy.frombuffer(flat, numpy.uint8).__array_interface__["data"][0])

@@ -15,8 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from errno import EADDRINUSE, EINVAL
-
-import numpy as np
+from types import ModuleType
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE
@@ -166,7 +165,7 @@ class PageTable:
             if used <= SCALAR:
                 _write_few(table.words, index, strip, x, count, bits)
             else:
-                _write_row(table.words, index, strip, x, count, bits)
+                _rows().write(table.words, index, strip, x, count, bits)
             table.live += used
             pages -= count
             x += count << size
@@ -242,7 +241,7 @@ class PageTable:
                     done += 1
         else:
             whole = high - low == INDEX_MASK
-            done = table.live if whole else int(np.count_nonzero(np.frombuffer(words[low : high + 1], np.uint64)))
+            done = table.live if whole else _rows().count_used(words, low, high)
             words[low : high + 1] = _ZEROS[low : high + 1]
         table.live -= done
         if not table.live:
@@ -291,32 +290,27 @@ def _write_few(words: memoryview, index: int, strip: Strip, x: int, count: int, 
             words[slot] = entry
 
 
-def _write_row(words: memoryview, index: int, strip: Strip, x: int, count: int, bits: int) -> None:
-    repeat = 1 << strip.size % LEVEL_BITS
-    granules = np.arange(x, x + (count << strip.size), 1 << strip.size, dtype=np.uint64)
-    granules ^= strip.flip
-    granules += strip.base
-    granules <<= ENTRY_ADDRESS_SHIFT
-    granules |= bits
-    row = np.frombuffer(words, np.uint64)
-    row[index : index + count * repeat] = granules if repeat == 1 else np.repeat(granules, repeat)
-
-
 def _used(words: memoryview, first: int, last: int) -> list[int]:
     """The keys from `first` to `last`, all of one table, whose entries are not zero."""
     if last - first < 2 * SCALAR:
         return [key for key in range(first, last + 1) if words[key & INDEX_MASK]]
     low = first & INDEX_MASK
-    row = np.frombuffer(words, np.uint64)[low : low + last - first + 1]
-    return [first + int(i) for i in np.flatnonzero(row)]
+    return [first + index for index in _rows().used(words, low, low + last - first)]
 
 
 def _first_used(words: memoryview, low: int, high: int) -> int | None:
     """The first index from `low` to `high` whose entry is not zero."""
     if high - low < 2 * SCALAR:
         return next((i for i in range(low, high + 1) if words[i]), None)
-    found = np.flatnonzero(np.frombuffer(words, np.uint64)[low : high + 1])
-    return low + int(found[0]) if len(found) else None
+    found = _rows().used(words, low, high)
+    return low + found[0] if found else None
+
+
+def _rows() -> ModuleType:
+    """The bulk half, loaded when it is first needed: importing NumPy takes longer than starting a small program."""
+    from ioas.soft.iommu import rows
+
+    return rows
 
 
 def _in_use(iova: int) -> KernelError:
