@@ -173,3 +173,39 @@ def test_a_bus_is_reset_when_the_last_function_on_it_is_closed(pair: Client) -> 
     assert resets(pair) == [0, 0]
     second.close()
     assert resets(pair) == [1, 1]
+
+
+class Broken(Rich):
+    """A model with a bug in its reset."""
+
+    fails = False
+
+    def reset(self) -> None:
+        super().reset()
+        if self.fails:
+            raise ZeroDivisionError
+
+
+def test_a_model_that_fails_while_it_is_opened_leaves_nothing_bound() -> None:
+    model = Broken()
+    with running(model) as client:
+        model.fails = True
+        with pytest.raises(ZeroDivisionError):
+            client.bind()
+        model.fails = False
+        assert client.bind()
+
+
+def test_a_model_that_fails_while_it_is_closed_is_detached_and_unbound_all_the_same() -> None:
+    model = Broken()
+    with running(model) as client:
+        client.bind()
+        client.attach(client.ioas())
+        model.fails = True
+        with pytest.raises(ZeroDivisionError):
+            client.device.close()
+        model.fails = False
+        assert model.requester.domain is None
+        fresh = client.open("/dev/vfio/devices/vfio0")
+        assert client.bind(fresh)
+        client.device = fresh

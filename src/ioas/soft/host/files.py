@@ -48,8 +48,8 @@ class _OpenContext(Context):
 
     def close(self) -> None:
         """Close the file; the context lives on while devices are bound to it."""
-        super().close()
         self._files.forget(self)
+        super().close()
 
 
 class _OpenCdev(Cdev):
@@ -61,5 +61,5 @@ class _OpenCdev(Cdev):
 
     def close(self) -> None:
         """Close the file, and with it the device."""
-        super().close()
         self._files.forget(self)
+        super().close()

@@ -108,20 +108,31 @@ class VfioDevice:
             raise refuse(EINVAL, "the device is bound through another file", "device", self.name)
         self.iommufd = Device.bind(context, self.function.requester)
         self.context = context
-        with self.lock:
-            self._enable()
+        try:
+            with self.lock:
+                self._enable()
+        except BaseException:  # a bug of the device model must not keep the group claimed
+            self._release()
+            raise
 
     def close(self) -> None:
         """Undo `open` and all that came after; with `System.lock` held. Idempotent."""
         if self.iommufd is None:
             return
-        with self.lock:
-            self._disable()
+        try:
+            with self.lock:
+                self._disable()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Give the iommufd back what it lent."""
         for pasid in sorted(self._pasids):
             self.detach(pasid)
         self.detach(None)
-        self.iommufd.unbind()
-        self.iommufd = self.context = None
+        if self.iommufd:
+            self.iommufd.unbind()
+        self.iommufd = self.context = self._config = None
 
     def attach(self, pt_id: int, pasid: int | None) -> int:
         """Attach to `pt_id` or replace what is attached; the page table's id. Raises KernelError as `Device` does."""

@@ -88,20 +88,28 @@ class Power:
             yield
         finally:
             if self._engaged:
+                self._fall_asleep()
+
+    def _wake(self) -> None:
+        with self._device.lock:
+            if not self._asleep:
+                return
+            self._asleep = False
+            if self._wakeup:
+                self._wakeup.signal()
+                self.leave()
+            if self._unmask_on_wake:
+                self._device.irqs.intx.unmask()
+
+    def _fall_asleep(self) -> None:
+        """Between accesses INTx is masked, as for a function that is suspended (vfio_pci_core_runtime_suspend)."""
+        with self._device.lock:
+            if self._engaged and not self._asleep:
                 self._asleep = True
                 self._unmask_on_wake = self._device.irqs.intx.mask_if_active()
 
-    def _wake(self) -> None:
-        self._asleep = False
-        if self._wakeup:
-            self._wakeup.signal()
-            self.leave()
-        if self._unmask_on_wake:
-            self._device.irqs.intx.unmask()
-
     def close(self) -> None:
         """The device is being closed: awake, and in D0."""
-        if self._asleep:
-            self._asleep = False
+        self._asleep = False
         self.leave()
         self.change(D0)
