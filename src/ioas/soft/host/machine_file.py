@@ -59,8 +59,10 @@ def load_machine(path: str | os.PathLike[str]) -> MachineDescription:
     try:
         with open(name, encoding="utf-8") as file:
             text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MachineError(f"{name}: cannot read the machine file: {error}") from error
+    except OSError as error:
+        raise MachineError(f"{name}: cannot read the machine file: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise MachineError(f"{name}: cannot read the machine file: it is not UTF-8") from error
     return parse_machine(text, name)
 
 
@@ -171,13 +173,20 @@ class _Reader:
 
 
 def _shown(path: _Path) -> str:
-    """A path as the user wrote it: ``key 'addr' of [[device]]``, ``[iommu]``."""
-    tables = [f"[[{name}]]" if isinstance(after, int) else f"[{name}]"
-              for name, after in zip(path, (*path[1:], None), strict=True) if isinstance(name, str)]  # fmt: skip
-    last = path[-1] if path else ""
-    if len(path) == 1 or isinstance(last, int):
-        return tables[-1] if len(path) > 1 or last in _TOP else f"key {last!r}"
-    return f"key {last!r} of {tables[0] if len(tables) == 2 else f'{tables[0]} options'}"
+    """A path as a user finds it in the file: "[iommu]", "key 'addr' of [[device]]"."""
+    match path:
+        case ("device",) | ("device", int()):
+            return "[[device]]"
+        case ("device", int(), key):
+            return f"key {key!r} of [[device]]"
+        case ("device", int(), _, key):
+            return f"key {key!r} of [[device]] options"
+        case (table, key):
+            return f"key {key!r} of [{table}]"
+        case (name,):
+            return f"[{name}]" if name in _TOP else f"key {name!r}"
+        case _:
+            return "the file"
 
 
 def _line_of(text: str, path: _Path) -> int:
