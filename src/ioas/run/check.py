@@ -167,13 +167,14 @@ def _memory() -> Iterator[Finding]:
     yield Finding(
         "private memory",
         "degraded",
-        "held by its address, where a kernel pins the pages: DMA follows a munmap or a new mapping there (--strict refuses it)",
+        "held by its address, where a kernel pins the pages: DMA follows a munmap or a new mapping there "
+        "(--strict refuses it)",
     )
 
 
 def _stage() -> Finding:
     place = writable_place()
-    text = "no place to write the machine's /sys to: neither /dev/shm nor XDG_RUNTIME_DIR; its directories cannot be opened"
+    text = "its directories cannot be opened: no place to write them to, neither /dev/shm nor XDG_RUNTIME_DIR"
     return Finding(
         "files of /sys", "ok" if place else "degraded", f"in a private directory of {place}" if place else text
     )

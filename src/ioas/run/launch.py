@@ -14,7 +14,7 @@ import resource
 import signal
 import socket
 import struct
-from collections.abc import Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from typing import NamedTuple, NoReturn
 
 from ioas.errors import EnvironmentRefusal

@@ -146,8 +146,7 @@ def _shown(server: Server, found: Located) -> Shown:
     node = found.node
     if isinstance(node, CharDevice):
         return device_node((node.major, node.minor), node.mode)
-    real = server.stage.text(found.path, node) if isinstance(node, Text) else server.stage.path(found.path)
-    return written_file(os.lstat(real))
+    return written_file(os.lstat(server.stage.path(found.path)))
 
 
 def on_access(server: Server, call: Call) -> int | Outcome:

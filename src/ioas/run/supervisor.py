@@ -140,6 +140,7 @@ class Supervisor:
         _receive(listener, server, watcher)
         watcher.join()
         server.close()
+        watcher.close()
 
 
 def _receive(listener: Listener, server: Server, watcher: Watcher) -> None:

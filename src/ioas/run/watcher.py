@@ -79,8 +79,12 @@ class Watcher(threading.Thread):
                 self._remind()
             if nudging and not self._noticed:  # kernels before 6.11 do not tell a waiting receiver
                 signal.pthread_kill(self._serving, NUDGE)
-        self._signals.close()
+
+    def close(self) -> None:
+        """Close the descriptors; nothing may be watched afterwards. Call it when the thread has ended."""
         self._epoll.close()
+        self._signals.close()
+        os.close(self._bell)
 
     def _act(self, fd: int) -> None:
         action = self._actions.get(fd)

@@ -1,0 +1,85 @@
+"""Running programs under ``ioas run``, as whoever runs the tests and as somebody without privileges."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+CLIENTS = Path(__file__).parent / "clients"
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
+Done = subprocess.CompletedProcess[str]
+
+
+class Runner:
+    """``run(program, argument..., options=[...])`` and ``run.python(source)``; output as text."""
+
+    def __init__(self, prefix: Sequence[str] = ()) -> None:
+        self.prefix = tuple(prefix)
+
+    def command(self, *argv: str, options: Sequence[str] = ()) -> list[str]:
+        return [*self.prefix, sys.executable, "-m", "ioas", "run", *options, "--", *argv]
+
+    def __call__(self, *argv: str, options: Sequence[str] = (), **keywords: object) -> Done:
+        given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "env": self.environment()}
+        given |= keywords
+        return subprocess.run(self.command(*argv, options=options), check=False, **given)  # type: ignore[call-overload, no-any-return]
+
+    def python(self, source: str, *argv: str, options: Sequence[str] = (), **keywords: object) -> Done:
+        return self(*self.script(source, *argv), options=options, **keywords)
+
+    @staticmethod
+    def script(source: str, *argv: str) -> list[str]:
+        """The command for a Python program that may import the modules in clients/."""
+        head = f"import sys; sys.path.insert(0, {str(CLIENTS)!r})\n"
+        return [sys.executable, "-B", "-c", head + textwrap.dedent(source), *argv]
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ, HOME="/tmp") if self.prefix else dict(os.environ)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _possible(require: Callable[[str, str], NoReturn]) -> None:
+    """Lane run: seccomp user notification has to be there."""
+    from ioas.run import check_environment
+
+    missing = [finding for finding in check_environment() if finding.verdict == "missing"]
+    if missing:
+        require("run", f"{missing[0].name}: {missing[0].text}")
+
+
+@pytest.fixture
+def run() -> Runner:
+    """Runs programs as whoever runs the tests."""
+    return Runner()
+
+
+@pytest.fixture
+def run_as_nobody(require: Callable[[str, str], NoReturn]) -> Runner:
+    """Runs programs without any privilege: as nobody when the tests are run by root."""
+    if os.getuid() != 0:
+        return Runner()
+    if shutil.which("setpriv") is None:
+        require("user", "no setpriv (util-linux)")
+    runner = Runner(NOBODY)
+    if subprocess.run(
+        [*runner.prefix, sys.executable, "-c", "import ioas"], check=False, capture_output=True
+    ).returncode:
+        require("user", "an unprivileged user cannot read this checkout or its interpreter")
+    return runner
+
+
+@pytest.fixture(params=["as is", "nobody"])
+def run_as_anyone(request: pytest.FixtureRequest) -> Runner:
+    """Both of the above, one after the other; one when they are the same."""
+    if request.param == "nobody" and os.getuid() != 0:
+        pytest.skip("the tests are run without privileges anyhow")
+    fixture: Runner = request.getfixturevalue("run" if request.param == "as is" else "run_as_nobody")
+    return fixture
