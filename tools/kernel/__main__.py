@@ -52,7 +52,7 @@ def run(names: tuple[str, ...]) -> None:
 
 
 def _show(verdicts: list[Verdict], version: str) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, width=100)
     table = Table("fixture", "tests", "ours", f"Linux {version}", "seconds")
     for verdict in verdicts:
         seconds = f"{verdict.seconds:.1f}"
