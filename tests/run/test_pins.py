@@ -1,0 +1,299 @@
+"""What a mapping for DMA holds: pages of shared memory; addresses of private memory, and then it is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.run.conftest import Runner
+
+HEAD = """
+from edu import *
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+def fails(number, function, *arguments, **keywords):
+    try:
+        function(*arguments, **keywords)
+    except OSError as error:
+        assert error.errno == number, error
+    else:
+        raise AssertionError
+MAP_FIXED = 0x10
+def remap(memory, flags):
+    address, length = address_of(memory), len(memory)
+    assert libc.mmap(address, length, 3, flags | mmap.MAP_ANONYMOUS | MAP_FIXED, -1, 0) == address
+    ctypes.memset(address, ord("N"), length)
+machine = Machine()
+"""
+KINDS = {
+    "shared anonymous": "memory = shared()",
+    "memfd": "fd = os.memfd_create('ram'); os.truncate(fd, 4096); memory = mmap.mmap(fd, 4096)",
+    "memfd, closed": "fd = os.memfd_create('ram'); os.truncate(fd, 4096); memory = mmap.mmap(fd, 4096); os.close(fd)",
+    "/dev/shm": (
+        "path = f'/dev/shm/test-ioas-{os.getpid()}'; fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600); "
+        "os.truncate(fd, 4096); memory = mmap.mmap(fd, 4096); os.close(fd)"
+    ),
+}
+REOPENED_BY_ANYONE = ("memfd", "/dev/shm")
+
+
+def passes(run: Runner, source: str, *options: str) -> str:
+    done = run.python(HEAD + source, options=options)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.param
+    for path in Path("/dev/shm").glob("test-ioas-*"):
+        path.unlink()
+
+
+def held_by_pages(run: Runner, kind: str) -> None:
+    """Skip where the kernel does not let an unprivileged supervisor open such memory again."""
+    if (run.prefix or os.getuid() != 0) and kind not in REOPENED_BY_ANYONE:
+        pytest.skip("/proc/PID/map_files needs a privilege, so this memory is held by its address")
+
+
+def test_dma_still_hits_the_old_page_after_munmap_and_remap(run_as_anyone: Runner, kind: str) -> None:
+    held_by_pages(run_as_anyone, kind)
+    said = passes(
+        run_as_anyone,
+        f"""
+{KINDS[kind]}
+memory[:] = b"O" * 4096
+machine.map(address_of(memory), 4096)
+remap(memory, mmap.MAP_SHARED)
+assert machine.read(4) == b"OOOO"
+machine.write(b"by the device")
+assert memory[:4] == b"NNNN"
+assert machine.read(13) == b"by the device"
+""",
+        "--strict",
+        "--explain",
+    )
+    assert said == ""
+
+
+def test_dma_still_hits_the_page_after_fork_and_a_write_by_the_parent(run_as_anyone: Runner, kind: str) -> None:
+    held_by_pages(run_as_anyone, kind)
+    passes(
+        run_as_anyone,
+        f"""
+{KINDS[kind]}
+machine.map(address_of(memory), 4096)
+wait, go = os.pipe()
+child = os.fork()
+if child == 0:
+    os.read(wait, 1); os._exit(memory[:4] != b"done")
+memory[:4] = b"next"
+assert machine.read(4) == b"next"
+machine.write(b"done")
+assert memory[:4] == b"done"
+os.write(go, b"x")
+assert os.waitpid(child, 0)[1] == 0
+""",
+    )
+
+
+def test_dma_still_hits_the_page_after_the_exit_of_the_process_that_mapped_it(run_as_anyone: Runner, kind: str) -> None:
+    held_by_pages(run_as_anyone, kind)
+    passes(
+        run_as_anyone,
+        f"""
+child = os.fork()
+if child == 0:
+    {KINDS[kind].replace("; ", chr(10) + "    ")}
+    memory[:4] = b"left"
+    machine.map(address_of(memory), 4096)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert machine.read(4) == b"left"
+machine.write(b"over"); assert machine.read(4) == b"over"
+""",
+    )
+
+
+def test_one_page_mapped_in_two_ways_is_one_page(run: Runner) -> None:
+    passes(
+        run,
+        """
+fd = os.memfd_create("ram"); os.truncate(fd, 16384)
+memory = mmap.mmap(fd, 4096, offset=8192)
+machine.map(address_of(memory), 4096)
+machine.map_file(fd, 8192, 4096, iova=0x200000)
+machine.write(b"one page")
+assert machine.read(8, iova=0x200000) == b"one page" == memory[:8] == os.pread(fd, 8, 8192)
+""",
+    )
+
+
+def test_private_memory_follows_its_address_and_this_is_said_once(run_as_anyone: Runner) -> None:
+    said = passes(
+        run_as_anyone,
+        """
+memory = private()
+memory[:] = b"O" * 4096
+machine.map(address_of(memory), 4096)
+assert machine.read(4) == b"OOOO"
+machine.write(b"here"); assert memory[:4] == b"here"
+machine.unmap(4096); machine.map(address_of(memory), 4096)
+remap(memory, mmap.MAP_PRIVATE)
+assert machine.read(4) == b"NNNN"
+""",
+        "--explain",
+    )
+    assert len(said.splitlines()) == 1
+    assert "held by its address" in said
+
+
+def test_strict_refuses_private_memory_and_says_why(run: Runner) -> None:
+    source = "memory = private(); fails(errno.EOPNOTSUPP, machine.map, address_of(memory), 4096)"
+    said = passes(run, source, "--strict", "--explain")
+    assert "--strict" in said
+    assert "IOMMU_IOAS_MAP" in said
+
+
+def test_dma_to_private_memory_of_a_process_that_is_gone_is_a_fault(run: Runner) -> None:
+    said = passes(
+        run,
+        """
+child = os.fork()
+if child == 0:
+    memory = private()
+    machine.map(address_of(memory), 4096)
+    os._exit(0)
+os.waitpid(child, 0)
+machine.copy(IOVA, BUFFER, 16, to_memory=False)
+""",
+        "--explain",
+    )
+    assert "DMA read of 16 bytes stopped" in said
+    assert "memory behind the mapping is gone" in said
+
+
+def test_what_may_not_be_pinned_is_efault(run_as_anyone: Runner, tmp_path: Path) -> None:
+    passes(
+        run_as_anyone,
+        """
+memory = private(8192)
+address = address_of(memory)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+fails(errno.EFAULT, machine.map, 0, 4096)
+fails(errno.EFAULT, machine.map, 2**46, 4096)
+libc.mprotect(address, 4096, 1)
+fails(errno.EFAULT, machine.map, address, 8192)
+machine.map(address, 8192, access=READABLE); machine.unmap(8192)
+libc.mprotect(address, 4096, 0)
+fails(errno.EFAULT, machine.map, address, 4096, access=READABLE)
+libc.munmap(address + 4096, 4096)
+libc.mprotect(address, 4096, 3)
+fails(errno.EFAULT, machine.map, address, 8192)
+executable = os.open(sys.executable, os.O_RDONLY)
+size = os.fstat(executable).st_size
+beyond = libc.mmap(None, (size | 4095) + 4097, 1, mmap.MAP_PRIVATE, executable, 0)
+machine.map(beyond, 4096, access=READABLE); machine.unmap(4096)
+fails(errno.EFAULT, machine.map, beyond + (size | 4095) + 1, 4096, access=READABLE)
+vvar = next(int(line.split("-")[0], 16) for line in open("/proc/self/maps") if "[vvar]" in line)
+fails(errno.EFAULT, machine.map, vvar, 4096, access=READABLE)
+""",
+    )
+
+
+def test_a_device_may_not_write_to_pages_of_a_file_on_a_disk(run: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"file" * 1024)
+    if os.statvfs(path).f_fsid == os.statvfs("/dev/shm").f_fsid:
+        pytest.skip("the temporary directory lives in memory")
+    passes(
+        run,
+        f"""
+fd = os.open({str(path)!r}, os.O_RDWR)
+memory = mmap.mmap(fd, 4096)
+fails(errno.EFAULT, machine.map, address_of(memory), 4096)
+machine.map(address_of(memory), 4096, access=READABLE)
+assert machine.read(4) == b"file"
+""",
+    )
+
+
+def test_a_file_made_shorter_takes_its_pages_away_and_harms_nobody(run: Runner) -> None:
+    passes(
+        run,
+        """
+fd = os.memfd_create("ram"); os.truncate(fd, 8192)
+memory = mmap.mmap(fd, 8192)
+machine.map(address_of(memory), 8192)
+os.truncate(fd, 0)
+machine.copy(IOVA, BUFFER, 16, to_memory=False)
+machine.copy(BUFFER, IOVA, 16, to_memory=True)
+fails(errno.EINVAL, machine.map_file, fd, 0, 4096, iova=0x200000)
+assert os.fstat(fd).st_size == 0
+""",
+    )
+
+
+def test_other_files_cannot_be_mapped_by_descriptor(run: Runner) -> None:
+    passes(
+        run,
+        """
+fails(errno.EINVAL, machine.map_file, 0, 0, 4096)
+fails(errno.EINVAL, machine.map_file, os.open(sys.executable, os.O_RDONLY), 0, 4096)
+fails(errno.EINVAL, machine.map_file, machine.iommufd, 0, 4096)
+fails(errno.EBADF, machine.map_file, 77, 0, 4096)
+fd = os.memfd_create("ram"); os.truncate(fd, 4096)
+fails(errno.EINVAL, machine.map_file, fd, 0, 8192)
+""",
+    )
+
+
+def test_pins_show_in_the_status_file_and_nothing_else_there_changes(run: Runner) -> None:
+    passes(
+        run,
+        """
+def status(path):
+    return [line for line in open(path) if not line.startswith(("Vm", "Rss", "voluntary", "nonvoluntary"))], {
+        line.split()[0]: line for line in open(path) if line.startswith(("VmPin", "VmLck"))}
+before, numbers = status("/proc/self/status")
+memory = shared(1 << 20)
+machine.map(address_of(memory), 1 << 20)
+for path in ("/proc/self/status", f"/proc/{os.getpid()}/status"):
+    after, pinned = status(path)
+    assert after == before
+    assert pinned["VmPin:"] == "VmPin:\\t    1024 kB\\n", pinned
+machine.unmap(1 << 20)
+assert status("/proc/self/status")[1] == numbers
+""",
+    )
+
+
+def test_nothing_stays_pinned_when_a_buffer_goes(run: Runner) -> None:
+    """The supervisor keeps no file of the program's open once nothing is mapped."""
+    passes(
+        run,
+        """
+def kept():
+    links = []
+    for name in os.listdir(f"/proc/{os.getppid()}/fd"):
+        try:
+            links.append(os.readlink(f"/proc/{os.getppid()}/fd/{name}"))
+        except OSError:
+            pass
+    return [link for link in links if "memfd:mine" in link]
+fd = os.memfd_create("mine"); os.truncate(fd, 4096)
+machine.map_file(fd, 0, 4096)
+assert len(kept()) == 1
+machine.unmap(4096)
+deadline = time.monotonic() + 5
+while kept():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+""",
+    )
