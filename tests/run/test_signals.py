@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -59,7 +60,12 @@ def state(pid: int) -> str:
 
 
 def child_of(pid: int) -> int:
-    return int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(pid)], text=True).split()[0])
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            number, _, rest = path.read_text().partition(" ")
+            if rest.rpartition(") ")[2].split()[1] == str(pid):
+                return int(number)
+    raise AssertionError(f"{pid} has no child")
 
 
 @pytest.mark.parametrize("name", ["HUP", "TERM", "USR1", "USR2", "INT", "WINCH"])
