@@ -13,7 +13,7 @@ from ioas.soft.iommu.epoch import Epoch
 from ioas.soft.iommu.formats import Format
 from ioas.soft.iommu.iotlb import Iotlb
 from ioas.soft.iommu.mapper import PageTable
-from ioas.soft.iommu.types import Geometry
+from ioas.soft.iommu.types import Geometry, Prot
 from ioas.soft.iommu.walker import walk
 from ioas.soft.memory import Segment
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PAGE_MASK = PAGE_SIZE - 1
 SMALL_PAGES = 2 * PAGE_SIZE - 1
+READ_WRITE = int(Prot.READ | Prot.WRITE)
 
 
 class Domain:
@@ -76,7 +77,7 @@ class Domain:
         EADDRINUSE where something is mapped.
         """
         attributes = self.format.attributes[prot & 7]
-        if attributes is None:
+        if attributes is None or not prot & READ_WRITE:  # no permission at all: refused for every format (map_range)
             raise refuse(EINVAL, f"{self.format.name} has no page with these permissions", "field", f"prot={prot:#x}")
         if length == PAGE_SIZE and not (iova & PAGE_MASK or offset) and not iova >> self.format.width:
             run, first, _ = segments[0]

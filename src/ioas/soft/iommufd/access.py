@@ -6,7 +6,7 @@ by the `unmap` callback and waits until it has happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from errno import EINVAL, ENOENT, EPERM
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,10 @@ class Access(Object):
     def detach(self) -> None:
         """Use no IOAS any more; pins are asked back."""
         self._change(None)
+
+    def uses(self) -> Sequence[Object]:
+        """The IOAS."""
+        return (self.ioas,) if self.ioas is not None else ()
 
     def release(self) -> None:
         """Destroy the access: its creator stops using it (iommufd_access_destroy)."""

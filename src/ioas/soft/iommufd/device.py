@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from errno import EINVAL, ENODEV, EOPNOTSUPP
 from typing import TYPE_CHECKING, ClassVar
 
@@ -106,6 +106,10 @@ class Device(Object):
             for pasid in list(self.group.attachments):
                 self.detach(pasid)
             self.context.objects.put_and_destroy(self)
+
+    def uses(self) -> Sequence[Object]:
+        """The page tables that it is attached to."""
+        return [one.table for one in self.group.attachments.values() if self in one.devices]
 
     def destroy(self) -> None:
         """Give the group back (iommufd_device_destroy)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from errno import EOPNOTSUPP
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,6 +61,10 @@ class PagingTable(Object):
         """Map everything into the domain and join the IOAS. Raises what `IoPagetable.add_domain` raises."""
         self.ioas.iopt.add_domain(self.domain)
         self.ioas.tables.append(self)
+
+    def uses(self) -> Sequence[Object]:
+        """The IOAS."""
+        return (self.ioas,)
 
     def destroy(self) -> None:
         """Unmap everything and free the domain: no device uses it any more."""

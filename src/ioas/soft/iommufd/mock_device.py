@@ -6,6 +6,7 @@ unit, with a granule of 2 KiB.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import sizeof
 from errno import EINVAL, EOPNOTSUPP
 from itertools import count
@@ -93,6 +94,10 @@ class MockObject(Object):
         except KernelError:
             self.destroy()
             raise
+
+    def uses(self) -> Sequence[Object]:
+        """The bound device."""
+        return (self.device,) if self.device is not None else ()
 
     def destroy(self) -> None:
         """Detach, unbind and remove the device (iommufd_selftest_destroy)."""

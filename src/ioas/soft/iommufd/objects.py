@@ -8,7 +8,7 @@ the object is published last. Ids are the lowest free ones, from 1.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from errno import EBUSY, ENOENT
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -35,6 +35,10 @@ class Object:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+    def uses(self) -> Sequence[Object]:
+        """The objects that this one depends on, and that cannot go before it (for refusals)."""
+        return ()
 
     def destroy(self) -> None:
         """Release everything that this object holds; it is out of the table already. Cannot fail."""
@@ -119,19 +123,14 @@ class ObjectTable:
                     progress = True
 
     def users_of(self, entry: Object) -> list[str]:
-        """Who uses `entry`, as far as objects of this table do (for refusals)."""
-        names = [str(other) for other in self if entry in uses(other)]
+        """Who uses `entry`: objects by name, and how many others (for refusals)."""
+        names = [str(other) for other in self if entry in other.uses()]
         others = entry.users - 1 - len(names)
         if others > 0:
-            names.append(f"{others} more" if names else f"{others} use{'s' if others > 1 else ''}")
+            names.append("its creator" if others == 1 else f"{others} others")
         return names
 
     def _drop(self, entry: Object) -> None:
         del self._objects[entry.id]
         heapq.heappush(self._free, entry.id)
         entry.destroy()
-
-
-def uses(entry: Object) -> list[object]:
-    """The objects that `entry` depends on."""
-    return [value for name in ("ioas", "hwpt", "device", "parent") if (value := getattr(entry, name, None)) is not None]
