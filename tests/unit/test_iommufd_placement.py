@@ -52,6 +52,13 @@ def test_the_lowest_gap_that_fits_is_taken(iommufd: Iommufd, ioas: int) -> None:
     assert iommufd.map(ioas, VA + PAGE, PAGE) == 4 * PAGE
 
 
+def test_an_offset_lifts_the_start_of_the_window_before_gaps_are_looked_at(iommufd: Iommufd, ioas: int) -> None:
+    assert iommufd.map(ioas, VA, 1) == PAGE
+    assert iommufd.map(ioas, VA + 1, 1) == PAGE + 1
+    assert iommufd.map(ioas, VA + 8, 1) == PAGE + 8  # and not PAGE + 2 with the 8 or'ed in
+    assert iommufd.map(ioas, VA + 8, 1) == PAGE + 9
+
+
 def test_fixed_mappings_are_seen_when_they_come_and_when_they_go(iommufd: Iommufd, ioas: int) -> None:
     assert iommufd.map(ioas, VA, PAGE) == PAGE
     iommufd.map(ioas, VA, 3 * PAGE, iova=2 * PAGE)

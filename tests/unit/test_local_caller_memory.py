@@ -353,10 +353,10 @@ def test_only_memory_files_can_be_pinned_from_and_only_up_to_their_end(memory: L
     file = caller.memory_file(fd)
     assert file.size == 2 * PAGE_SIZE + 1
     os.close(fd)
-    pin = file.pin(PAGE_SIZE, 2, True)
+    pin = file.pin(PAGE_SIZE, 1, True)
     assert pin.how == "shared file"
     with pytest.raises(InvalidArgument, match="the file has 8193 bytes"):
-        file.pin(PAGE_SIZE, 3, True)
+        file.pin(PAGE_SIZE, 2, True)  # the last page is not whole
     reader, writer = os.pipe()
     with pytest.raises(InvalidArgument, match="memfd"):
         caller.memory_file(reader).pin(0, 1, False)

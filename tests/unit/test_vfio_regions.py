@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
-from errno import EBADF, EINVAL, EIO, ENOMEM
+from errno import EACCES, EBADF, EINVAL, EIO, ENOMEM
 
 import pytest
 
@@ -139,6 +139,19 @@ def test_the_access_mode_of_open_decides_what_is_ebadf(client: Client) -> None:
 def test_nothing_can_be_mapped_yet(client: Client, offset: int) -> None:
     with refused(EINVAL):
         client.device.mmap(client.caller, 4096, 3, mmap.MAP_SHARED, offset)
+
+
+def test_the_access_mode_of_open_decides_what_mmap_answers_first(client: Client) -> None:
+    for flags, protection, error in (
+        (os.O_WRONLY, mmap.PROT_READ, EACCES),
+        (os.O_WRONLY, 0, EACCES),
+        (os.O_RDONLY, mmap.PROT_READ | mmap.PROT_WRITE, EACCES),
+        (os.O_RDONLY, mmap.PROT_READ, EINVAL),
+    ):
+        file = client.open("/dev/vfio/devices/vfio0", flags)
+        with refused(error):
+            file.mmap(client.caller, 4096, protection, mmap.MAP_SHARED, CONFIG)
+        file.close()
 
 
 def test_a_device_file_is_always_ready(client: Client) -> None:

@@ -98,6 +98,10 @@ class Edu(Function):
         if not self.interrupt_status:
             self.deassert()
 
+    def read_window(self, bar: int, offset: int, length: int) -> bytes | None:
+        """What is narrower than a register does not reach the device, and reads as 0."""
+        return super().read_window(bar, offset, length) if length >= 4 else bytes(length)
+
     def write_window(self, bar: int, offset: int, data: bytes) -> bool:
         """While a transfer is under way the DMA registers ignore writes."""
         if offset >= 0x80 and self.dma_command & DMA_START:

@@ -150,8 +150,7 @@ class LocalMemoryFile:
             raise refuse(
                 EINVAL, "only pages of a memfd can be pinned", "file", os.readlink(f"/proc/self/fd/{self._fd}")
             )
-        pages = -(-self.size >> PAGE_SHIFT)
-        if (start >> PAGE_SHIFT) + count > pages:
+        if start + (count << PAGE_SHIFT) > self.size:  # whole pages, so the file's last one must be whole too
             raise refuse(EINVAL, f"the file has {self.size} bytes", "address", start)
         return self._memory.pin_file(self._fd, start, count)
 

@@ -207,12 +207,12 @@ class LocalMemory:
 
     def _areas(self, start: int, end: int, write: bool) -> Iterable[tuple[Vma, int, int]]:
         """The parts of `start` to `end`, each in one area that can be pinned. Raises KernelError(EFAULT)."""
-        need = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
+        need = mmap.PROT_WRITE if write else mmap.PROT_READ | mmap.PROT_WRITE  # x86 pages that are writable are readable
         at = start
         for vma in self._maps.covering(start, min(end, _LAST_ADDRESS)):
             if vma.start > at:
                 break
-            if vma.protection & need != need or vma.forbids_pin():
+            if not vma.protection & need or vma.forbids_pin():
                 raise refuse(EFAULT, f"the memory cannot be {'written' if write else 'read'}", "address", at)
             last = min(end, vma.end)
             AddressAccess(self._mem, 0).read(last - 1, 1)  # a file may end before its mapping

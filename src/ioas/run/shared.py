@@ -274,7 +274,7 @@ class ClientFile:
         file = self._file
         if file is None:
             raise self._refuse(f"only a memfd's pages can be pinned, and this is {self._what}")
-        if start + (count << PAGE_SHIFT) > file.room:
+        if start + (count << PAGE_SHIFT) > file.size:  # whole pages, so the file's last one must be whole too
             raise self._refuse(f"the file has only {file.size:#x} bytes")
         self._files.again(file)
         return SharedPin((Extent(file, start >> PAGE_SHIFT, count, file.order),), "shared file", self._files, (file,))

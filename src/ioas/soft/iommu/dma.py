@@ -61,7 +61,7 @@ class DmaPort:
     def write(self, iova: int, data: Buffer, pasid: int | None = None) -> bool:
         """Write `data` at `iova`; False after a fault, which has then been recorded.
 
-        What stands before the faulting page may have been written. Raises UsageError for a negative address.
+        What stands before the faulting page has been written. Raises UsageError for a negative address.
         """
         view = memoryview(data).cast("B")
         length = len(view)
@@ -90,12 +90,22 @@ class DmaPort:
     def _write(self, iova: int, data: memoryview, pasid: int | None) -> None:
         domain, epoch = self._begin(iova, pasid)
         try:
-            self._memory.scatter(_translate(domain, iova, len(data), WRITE), data)
+            self._scatter(domain, iova, data)
         except KernelError:
             raise _FaultError(iova, "bus") from None
         finally:
             if domain is not None:
                 domain.epoch.leave(epoch)
+
+    def _scatter(self, domain: Domain | None, iova: int, data: memoryview) -> None:
+        """Write; before a fault what stands before it, as a bus that carries one page after the other would."""
+        try:
+            pieces = _translate(domain, iova, len(data), WRITE)
+        except _FaultError as stopped:
+            before = stopped.iova - iova
+            self._memory.scatter(_translate(domain, iova, before, WRITE), data[:before])
+            raise
+        self._memory.scatter(pieces, data)
 
     def _begin(self, iova: int, pasid: int | None) -> tuple[Domain | None, int]:
         """Enter the epoch of the domain that is attached; no domain stands for untranslated DMA."""

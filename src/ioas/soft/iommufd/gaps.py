@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
+from ioas.host import PAGE_SIZE
+
 _SUB_BITS = 3
 
 
@@ -89,7 +91,7 @@ class GapIndex:
         certain, least = _size_class(fit.certain) + 1, _size_class(fit.length)
         best: int | None = None
         for number in reversed(self._filled):
-            if number >= certain:
+            if number >= certain and not fit.offset:
                 lowest = self._classes[number][0]
                 if best is None or lowest < best:
                     best = lowest
@@ -99,19 +101,34 @@ class GapIndex:
                 break
         if best is None:
             return None
-        start = self._start_of[best]
-        address = fit.place(start, best)
-        return None if address is None else Found(address, start)
+        address = self._place(fit, best)
+        return None if address is None else Found(address, self._start_of[best])
 
     def _lowest_that_fits(self, number: int, fit: Fit, best: int | None) -> int | None:
         """The last byte of the lowest gap of a class that fits; `best` if that is lower."""
-        start_of = self._start_of
         for last in self._classes[number]:
             if best is not None and last >= best:
                 break
-            if fit.place(start_of[last], last) is not None:
+            if self._place(fit, last) is not None:
                 return int(last)
         return best
+
+    def _place(self, fit: Fit, last: int) -> int | None:
+        """Where `fit` goes in the gap that ends at `last`, or None.
+
+        The kernel places in the window first, as if it were empty, and looks only at gaps from that address on. It makes
+        a difference when an offset is or'ed in, and to the first gaps of a window.
+        """
+        start = self._start_of[last]
+        if fit.offset:
+            index = bisect_right(self._window_starts, start) - 1
+            window = self._window_starts[index]
+            if start - window < 2 * PAGE_SIZE:  # an alignment below a page and an offset lift by less
+                lifted = fit.place(window, self._window_lasts[index])
+                if lifted is None:
+                    return None
+                start = max(start, lifted)
+        return fit.place(start, last)
 
     def take(self, gap: int, start: int, last: int) -> None:
         """`start` to `last`, which lie inside the gap that begins at `gap`, are used from now on."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-from errno import EBADF, EINVAL
+from errno import EACCES, EBADF, EINVAL
+from mmap import MAP_SHARED, PROT_WRITE
 from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
@@ -61,7 +62,9 @@ class Cdev:
         return count
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
-        """Raises KernelError(EINVAL): no region has the MMAP flag yet."""
+        """Raises KernelError: EACCES when the file is not open for that; EINVAL, for no region has the MMAP flag yet."""
+        if self._mode == os.O_WRONLY or (self._mode == os.O_RDONLY and protection & PROT_WRITE and flags & MAP_SHARED):
+            raise refuse(EACCES, "the file is not open for this kind of mapping", "file", self.device.name)
         self._check_bound("mmap")
         raise refuse(EINVAL, "the region cannot be mapped (no MMAP flag)", "region", offset >> regions.OFFSET_SHIFT)
 
