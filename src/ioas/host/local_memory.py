@@ -207,7 +207,7 @@ class LocalMemory:
 
     def _areas(self, start: int, end: int, write: bool) -> Iterable[tuple[Vma, int, int]]:
         """The parts of `start` to `end`, each in one area that can be pinned. Raises KernelError(EFAULT)."""
-        need = mmap.PROT_WRITE if write else mmap.PROT_READ | mmap.PROT_WRITE  # x86 pages that are writable are readable
+        need = mmap.PROT_WRITE if write else mmap.PROT_READ | mmap.PROT_WRITE  # a page that is writable is readable
         at = start
         for vma in self._maps.covering(start, min(end, _LAST_ADDRESS)):
             if vma.start > at:

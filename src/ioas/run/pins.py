@@ -159,7 +159,7 @@ def _check_access(vma: Vma, address: int, write: bool) -> None:
         raise _refused(f"{vma.path.decode(errors='replace')} is memory of the kernel", address)
     if write and not vma.protection & mmap.PROT_WRITE:
         raise _refused("the program may not write there, and the mapping asks for device writes", address)
-    if not write and not vma.protection & (mmap.PROT_READ | mmap.PROT_WRITE):  # x86 pages that are writable are readable
+    if not vma.protection & (mmap.PROT_READ | mmap.PROT_WRITE):  # on x86 a page that is writable is readable
         raise _refused("the program may not read there", address)
 
 

@@ -116,8 +116,8 @@ class GapIndex:
     def _place(self, fit: Fit, last: int) -> int | None:
         """Where `fit` goes in the gap that ends at `last`, or None.
 
-        The kernel places in the window first, as if it were empty, and looks only at gaps from that address on. It makes
-        a difference when an offset is or'ed in, and to the first gaps of a window.
+        The kernel places in the window first, as if it were empty, and looks only at gaps from that address on. It
+        makes a difference when an offset is or'ed in, and to the first gaps of a window.
         """
         start = self._start_of[last]
         if fit.offset:

@@ -62,7 +62,7 @@ class Cdev:
         return count
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
-        """Raises KernelError: EACCES when the file is not open for that; EINVAL, for no region has the MMAP flag yet."""
+        """Raises KernelError: EACCES when the file is not open for that; EINVAL: no region has the MMAP flag yet."""
         if self._mode == os.O_WRONLY or (self._mode == os.O_RDONLY and protection & PROT_WRITE and flags & MAP_SHARED):
             raise refuse(EACCES, "the file is not open for this kind of mapping", "file", self.device.name)
         self._check_bound("mmap")
