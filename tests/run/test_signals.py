@@ -109,6 +109,22 @@ def test_a_signal_during_a_call_neither_repeats_nor_breaks_it(run: Runner) -> No
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+def test_what_the_program_has_left_behind_ends_with_the_command(run: Runner) -> None:
+    source = """
+        import os, signal, time
+        program = os.getpid()
+        if os.fork() == 0:
+            os.setsid()
+            while os.getppid() == program:
+                time.sleep(0.01)
+            os.write(1, b"up\\n")
+            signal.pause()
+    """
+    with running(run, source) as process:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
 def test_a_stop_of_the_program_stops_the_job_and_continuing_the_group_continues_both(run: Runner) -> None:
     source = COUNTER.replace("while True:", "os.kill(os.getpid(), signal.SIGTSTP)\nos.write(1, b'on\\n')\nwhile True:")
     with running(run, source) as process:
@@ -196,8 +212,10 @@ def test_the_interrupt_key_reaches_the_program_once(terminal: Callable[[str], Te
     shell = terminal(
         """
         import os, signal, time
-        signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupt\\n"))
-        os.write(1, b"up\\n"); signal.pause(); time.sleep(0.3); os.write(1, b"done\\n")
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.write(1, b"up\\n")
+        signal.sigwait({signal.SIGINT}); os.write(1, b"interrupt\\n")
+        if signal.sigtimedwait({signal.SIGINT}, 0.3) is None: os.write(1, b"done\\n")
         """
     )
     shell.expect(b"up")

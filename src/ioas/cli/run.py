@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 
@@ -43,6 +45,8 @@ def run(
         return _check()
     if not program:
         raise click.UsageError("no program to run", click.get_current_context())
+    environment = dict(os.environ)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # ours alone: NumPy would start threads that nobody needs
     from ioas.run import Options, Supervisor, end_like, find_program, take_signals
 
     find_program(program[0])
@@ -56,7 +60,7 @@ def run(
         iommufd_test=iommufd_test,
         strict=strict,
     )
-    status = Supervisor(host, program, Options(explain=explain, summary=summary), mask).run()
+    status = Supervisor(host, program, Options(explain=explain, summary=summary), mask).run(environment)
     return end_like(status)
 
 

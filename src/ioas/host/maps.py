@@ -100,6 +100,10 @@ class Maps:
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            self.close()
+
     def __enter__(self) -> Maps:
         return self
 

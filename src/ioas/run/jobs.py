@@ -14,6 +14,7 @@ import contextlib
 import os
 import resource
 import signal
+import threading
 import time
 
 from ioas.run.kernel import Signal
@@ -57,8 +58,11 @@ class Job:
 
     def handle(self, received: Signal) -> None:
         """React to a signal that we have got."""
+        self.reap()  # whatever came: a signal for a program that has ended would be lost
         if received.number == signal.SIGCHLD:
-            self.reap()
+            return
+        if self.status is not None:
+            self._end_rest(received.number)
         elif received.code <= 0 and not self._is_ours(received.sender):
             self._pass_on(received.number)
 
@@ -79,10 +83,18 @@ class Job:
                 self.status = os.waitstatus_to_exitcode(status)
 
     def _pass_on(self, number: int) -> None:
-        continued = number == signal.SIGCONT and _state(self.program) not in "Tt"  # sent to the whole group
-        if self.status is None and not continued:
+        if number == signal.SIGCONT and _state(self.program) not in "Tt":
+            return  # sent to the whole group
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.program, number)
+
+    def _end_rest(self, number: int) -> None:
+        """The program has ended and left others behind: what ends a command, from wherever it comes, is for them."""
+        if number not in _ENDING:
+            return
+        for child in _children(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.program, number)
+                os.kill(child, number)
 
     def _is_ours(self, sender: int) -> bool:
         """Whether a signal comes from the program or a descendant: meant for the group, it has reached the program."""
@@ -97,12 +109,9 @@ class Job:
     def _stop(self, number: int) -> None:
         """Stop as the program has stopped. Returns when we have been continued."""
         waker = self._start_waker()
-        if number == signal.SIGSTOP:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        else:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-            os.kill(os.getpid(), number)
-            signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number} - {signal.SIGSTOP})
+        signal.pthread_kill(threading.get_ident(), number)  # to this thread, which thereby stops here and not later
+        signal.pthread_sigmask(signal.SIG_BLOCK, {number} - {signal.SIGSTOP})
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(waker, signal.SIGKILL)
             os.waitpid(waker, 0)
@@ -134,6 +143,10 @@ def end_like(status: int) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     return 128 + number  # not reached, unless the signal is one that does not kill
+
+
+def _children(pid: int) -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(int(name)) == pid]
 
 
 def _parent(pid: int) -> int:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 _RECEIVE = 0xC0502100
 _SEND = 0xC0182101
+_IS_VALID = 0x40082102
 _ADD_FD = 0x40182103
 _SET_FLAGS = 0x40082104
 
@@ -96,6 +97,14 @@ class Listener:
         poll = select.poll()
         poll.register(self._fd, 0)
         return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+    def waits(self, ident: int) -> bool:
+        """Whether the caller still waits for the answer."""
+        try:
+            fcntl.ioctl(self._fd, _IS_VALID, struct.pack("Q", ident))
+        except OSError:
+            return False
+        return True
 
     def answer(self, ident: int, result: int) -> None:
         """Let the call return `result`, or fail with errno -`result`. Raises Gone."""

@@ -135,7 +135,8 @@ class Processes:
             process.space = self._space(number)
             process.space.sharers += 1
         if process is None:
-            process = self._processes[number] = Process(number, os.pidfd_open(number), self._space(number))
+            space = self._space(number)  # first, for it can fail
+            process = self._processes[number] = Process(number, os.pidfd_open(number), space)
             self._watch(process.pidfd)
         return process
 

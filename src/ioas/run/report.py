@@ -78,11 +78,15 @@ class Reporter:
 
     def summarise(self, dma: str) -> None:
         """Write the summary; `dma` is a phrase about what devices moved, or empty."""
-        self.say(f"summary: {sum(self.calls.values())} calls, {sum(self.refusals.values())} refused")
+        self.say(f"summary: {_count(sum(self.calls.values()), 'call')}, {sum(self.refusals.values())} refused")
         for title, counter in (("call", self.calls), ("refused", self.refusals)):
             for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0])):
                 self.say(f"summary: {count:>9}  {title} {name}")
-        self.say(f"summary: {dma}{self.faults} DMA faults, {self.by_address} pins by address")
+        self.say(f"summary: {dma}{_count(self.faults, 'DMA fault')}, {_count(self.by_address, 'pin')} by address")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def who(thread: int, process: int) -> str:

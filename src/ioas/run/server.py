@@ -9,6 +9,7 @@ as the answer. It raises KernelError to refuse.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -89,6 +90,8 @@ class Server:
         self.eventfds = EventFds(self)
         self.numbers = numbers
         self._handlers = handlers
+        self._later = later
+        self._collecting = False
         self._call = Call(0, 0, 0, (0, 0, 0, 0, 0, 0))
         self._path = ""
 
@@ -153,8 +156,9 @@ class Server:
             )
 
     def refused(self, call: Call, caller: ProcessCaller, text: str, name: str, error: KernelError) -> None:
-        """Report a refusal; `text` shows the call, `name` is what the summary counts."""
-        self.reporter.refused(call.thread, caller.pid, text, name, error)
+        """Report a refusal, unless it is for want of the caller; `text` shows the call, `name` is what is counted."""
+        if self.listener.waits(call.ident):
+            self.reporter.refused(call.thread, caller.pid, text, name, error)
 
     def install(self, caller: ProcessCaller, file: File, cloexec: bool = True) -> int:
         """Put a descriptor for `file` into the thread whose call is being served. Raises KernelError(EMFILE)."""
@@ -214,9 +218,16 @@ class Server:
             self.files.drain()
 
     def process_ended(self, pidfd: int) -> None:
-        """A process has ended: forget it."""
+        """A process has ended: forget it, and soon what the machine knew of it in cycles of references."""
         with self.lock:
             self.processes.forget(pidfd)
+        if not self._collecting:
+            self._collecting = True
+            self._later(self._collect)
+
+    def _collect(self) -> None:
+        self._collecting = False
+        gc.collect()  # quick: what was there before the program has been frozen
 
     def close(self) -> None:
         """Close everything: the program and its descendants are gone."""

@@ -59,7 +59,12 @@ class Machine:
         return os.pwrite(self.device, value.to_bytes(4, "little"), offset)
 
     def copy(self, source, destination, count, to_memory):
-        """One transfer by the device's DMA engine; returns when it is over."""
+        """One transfer by the device's DMA engine; returns when it is over.
+
+        A transfer of whoever had the device before comes first: edu has no reset.
+        """
+        while self.register(COMMAND) & 1:
+            time.sleep(0.005)
         for register, value in ((SOURCE, source), (DESTINATION, destination), (COUNT, count)):
             self.register(register, value)
         self.register(COMMAND, 1 | to_memory << 1)

@@ -1,0 +1,89 @@
+"""What --explain and --summary say, and what is said without them."""
+
+from __future__ import annotations
+
+import re
+
+from tests.run.conftest import Runner
+
+REFUSED = """
+from edu import *
+machine = Machine()
+memory = shared()
+try:
+    machine.map(address_of(memory), 4096, iova=0xfee00000)
+except OSError as error:
+    print(error.errno)
+"""
+
+
+def test_a_refused_call_is_explained_with_program_call_arguments_errno_reason_and_culprit(
+    run_as_anyone: Runner,
+) -> None:
+    done = run_as_anyone.python(REFUSED, options=["--explain", "--cap", "ipc_lock"])
+    line = done.stderr.splitlines()[-1]
+    assert done.stdout == "22\n"
+    assert re.match(r"ioas: python[\w.]*\[\d+\]: ioctl\(IOMMU_IOAS_MAP, \{size=40, flags=7, ioas_id=\d+, ", line)
+    assert "user_va=0x" in line
+    assert "iova=0xfee00000" in line
+    assert ") = -1 EINVAL: " in line
+    assert "0xfee00000-0xfeefffff" in line or "region" in line
+
+
+def test_nothing_is_said_unasked(run: Runner) -> None:
+    assert run.python(REFUSED).stderr == ""
+
+
+def test_a_refused_read_names_the_file_and_the_offset(run: Runner) -> None:
+    read = "os.pread(os.open('/dev/vfio/devices/vfio0', os.O_RDWR), 4, CONFIG)"
+    source = f"from edu import *\ntry: {read}\nexcept OSError: pass"
+    done = run.python(source, options=["--explain"])
+    assert "pread64(/dev/vfio/devices/vfio0, 4 bytes, offset 0x70000000000) = -1 EINVAL: " in done.stderr
+
+
+def test_a_node_that_the_machine_does_not_have_is_named(run: Runner) -> None:
+    done = run("cat", "/dev/vfio/7", options=["--explain"])
+    assert "open(/dev/vfio/7) = -1 ENOENT: this machine has no such device node" in done.stderr
+
+
+def test_a_dma_that_the_iommu_stops_is_explained(run: Runner) -> None:
+    source = "from edu import *\nmachine = Machine()\nmachine.copy(0x1234000, BUFFER, 64, to_memory=False)"
+    done = run.python(source, options=["--explain"])
+    said = "ioas: 0000:01:00.0: DMA read of 64 bytes stopped by the IOMMU at IOVA 0x1234000: nothing is mapped"
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_copies_that_lose_calls_are_named(run: Runner) -> None:
+    source = "from edu import *\nmachine = Machine()\nos.dup2(machine.device, 30)"
+    done = run.python(source, options=["--explain"])
+    assert "descriptor 30 is a copy of /dev/vfio/devices/vfio0" in done.stderr
+
+
+def test_the_summary_counts_calls_refusals_and_faults(run: Runner) -> None:
+    done = run.python(REFUSED + "machine.copy(0x1234000, BUFFER, 64, to_memory=False)", options=["--summary"])
+    lines = re.findall(r"^ioas: summary: +(\d+)  (.*)$", done.stderr, re.MULTILINE)
+    counts = {name: int(number) for number, name in lines}
+    assert counts["call open /dev/iommu"] == counts["call IOMMU_IOAS_ALLOC"] == counts["call IOMMU_IOAS_MAP"] == 1
+    assert counts["refused IOMMU_IOAS_MAP EINVAL"] == 1
+    assert counts["call pwrite64"] == 5
+    assert "1 DMA fault," in done.stderr
+
+
+def test_a_bug_of_ours_is_one_line_and_an_error_to_the_program(run: Runner) -> None:
+    """A machine that fails in every way it can; the program goes on."""
+    machine = """
+        from ioas.run import Supervisor
+        from ioas.soft.host import SoftHost
+        class Broken(SoftHost):
+            def open(self, caller, path, flags):
+                raise ZeroDivisionError("oops")
+        client = "import os\\ntry: os.open('/dev/iommu', 2)\\nexcept OSError as e: print(e.errno)"
+        status = Supervisor(Broken(), [sys.executable, "-c", client]).run()
+        sys.exit(status)
+    """
+    import subprocess
+
+    done = subprocess.run(run.script(machine), capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.returncode) == ("5\n", 0)
+    assert re.fullmatch(r"ioas: internal error at .*: ZeroDivisionError: oops; please report .*\n", done.stderr)
