@@ -163,7 +163,14 @@ def test_an_iommufd_file_is_neither_read_nor_written_nor_mapped(iommufd: Iommufd
         iommufd.context.read(iommufd.caller, 1, None)
     with pytest.raises(InvalidArgument):
         iommufd.context.write(iommufd.caller, b"x", None)
-    for length, protection, flags, errno in ((PAGE, 3, 1, "ENXIO"), (PAGE, 3, 2, "EINVAL"), (PAGE, 7, 1, "EPERM")):
+    for length, protection, flags, errno in (
+        (PAGE, 3, 1, "ENXIO"),
+        (PAGE, 3, 3, "ENXIO"),  # MAP_SHARED_VALIDATE
+        (5, 3, 1, "ENXIO"),
+        (0, 3, 1, "EINVAL"),
+        (PAGE, 3, 2, "EINVAL"),
+        (PAGE, 7, 1, "EPERM"),
+    ):
         with pytest.raises(KernelError, match=errno):
             iommufd.context.mmap(iommufd.caller, length, protection, flags, PAGE)
 

@@ -52,6 +52,19 @@ class Written(Rich):
         return result
 
 
+def test_one_signal_carries_out_every_write_on_the_eventfd(event: int) -> None:
+    model = Written()
+    with bound(model) as client:
+        for offset in (0x20, 0x24, 0x28):
+            ioeventfd(client, event, offset, data=offset)
+        ioeventfd(client, -1, 0x20, data=0x20)
+        os.eventfd_write(event, 1)
+        assert model.done.acquire(timeout=5)
+        assert model.done.acquire(timeout=5)
+        assert client.read(0x20, 12) == bytes(4) + b"\x24\0\0\0\x28\0\0\0"
+        assert counter(event) == 0
+
+
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_a_signal_writes_the_data(event: int, width: int) -> None:
     model = Written()

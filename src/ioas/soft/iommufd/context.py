@@ -8,7 +8,7 @@ from mmap import MAP_SHARED, PROT_EXEC
 from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
-from ioas.host import PAGE_SIZE, Caller, Capability
+from ioas.host import Caller, Capability
 from ioas.soft.iommufd import compat
 from ioas.soft.iommufd.commands import BASE, COMMANDS, LAST
 from ioas.soft.iommufd.dispatch import argument_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _ALWAYS_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 _MAP_KIND = 0x0F
+_MAP_SHARED_VALIDATE = 0x03
 
 
 class Context:
@@ -111,8 +112,8 @@ class Context:
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
         """Follows iommufd_fops_mmap: only a vIOMMU offers something to map, and there is none yet."""
-        if length % PAGE_SIZE or flags & _MAP_KIND != MAP_SHARED:
-            raise refuse(EINVAL, "an iommufd file is mapped in whole pages and MAP_SHARED", "field", "flags")
+        if not length or flags & _MAP_KIND not in (MAP_SHARED, _MAP_SHARED_VALIDATE):
+            raise refuse(EINVAL, "an iommufd file is mapped MAP_SHARED, and some of it", "field", "flags")
         if protection & PROT_EXEC:
             raise refuse(EPERM, "an iommufd file cannot be mapped for execution", "field", "prot")
         raise refuse(ENXIO, f"no object offers memory at offset {offset:#x}", "address", offset)

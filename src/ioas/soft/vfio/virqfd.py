@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 from ioas.host import EventFd
 
@@ -31,12 +32,22 @@ class Watch:
         self._watcher.remove(self)
 
 
+class _Signal(NamedTuple):
+    """One eventfd, whoever watches it: each of them hears of each signal, and the counter is read once."""
+
+    fd: int
+    """A descriptor of our own."""
+    watches: list[Watch]
+
+
 class Watcher:
     """The thread that waits, started by the first `watch`."""
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
-        self._watches: dict[int, Watch] = {}
+        self._signals: dict[Hashable, _Signal] = {}
+        """By the eventfd's identity."""
+        self._by_fd: dict[int, _Signal] = {}
         self._running: Watch | None = None
         self._thread: threading.Thread | None = None
         self._epoll: select.epoll | None = None
@@ -45,28 +56,41 @@ class Watcher:
     def watch(self, eventfd: EventFd, action: Callable[[], None]) -> Watch:
         """Call `action` on the watcher's thread after each signal; takes over `eventfd`."""
         watch = Watch(self, eventfd, action)
+        identity = _identity(eventfd.fileno())
         with self._lock:
             epoll = self._start()
-            self._watches[eventfd.fileno()] = watch
-            epoll.register(eventfd.fileno(), select.EPOLLIN)
+            signal = self._signals.get(identity)
+            if signal is None:
+                signal = self._signals[identity] = _Signal(os.dup(eventfd.fileno()), [])
+                self._by_fd[signal.fd] = signal
+                epoll.register(signal.fd, select.EPOLLIN)
+            signal.watches.append(watch)
         return watch
 
     def remove(self, watch: Watch) -> None:
         """See `Watch.close`."""
         with self._lock:
-            fd = watch.eventfd.fileno()
-            if self._watches.get(fd) is not watch:
+            found = next((item for item in self._signals.items() if watch in item[1].watches), None)
+            if found is None:
                 return
-            del self._watches[fd]
-            if self._epoll:
-                self._epoll.unregister(fd)
+            identity, signal = found
+            signal.watches.remove(watch)
+            if not signal.watches:
+                self._forget(identity, signal)
             if threading.current_thread() is not self._thread:
                 self._lock.wait_for(lambda: self._running is not watch)
         watch.eventfd.close()
 
+    def _forget(self, identity: Hashable, signal: _Signal) -> None:
+        del self._signals[identity]
+        del self._by_fd[signal.fd]
+        if self._epoll:
+            self._epoll.unregister(signal.fd)
+        os.close(signal.fd)
+
     def close(self) -> None:
         """Drop every watch and join the thread. Idempotent."""
-        for watch in list(self._watches.values()):
+        for watch in [watch for signal in self._signals.values() for watch in signal.watches]:
             watch.close()
         with self._lock:
             thread, self._thread = self._thread, None
@@ -79,8 +103,8 @@ class Watcher:
 
     @property
     def count(self) -> int:
-        """How many eventfds are being waited on."""
-        return len(self._watches)
+        """How many watches there are."""
+        return sum(len(signal.watches) for signal in self._signals.values())
 
     def _start(self) -> select.epoll:
         if self._epoll is None:
@@ -100,8 +124,16 @@ class Watcher:
 
     def _serve(self, fd: int) -> None:
         with self._lock:
-            watch = self._watches.get(fd)
-            if watch is None or not _taken(fd):
+            signal = self._by_fd.get(fd)
+            if signal is None or not _taken(fd):
+                return
+            watches = list(signal.watches)
+        for watch in watches:
+            self._act(signal, watch)
+
+    def _act(self, signal: _Signal, watch: Watch) -> None:
+        with self._lock:
+            if watch not in signal.watches:
                 return
             self._running = watch
         try:
@@ -110,6 +142,15 @@ class Watcher:
             with self._lock:
                 self._running = None
                 self._lock.notify_all()
+
+
+def _identity(fd: int) -> Hashable:
+    """What two descriptors of the same eventfd have in common."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+            return next((line for line in info if line.startswith(b"eventfd-id:")), fd)
+    except OSError:  # no /proc: each descriptor counts as an eventfd of its own
+        return fd
 
 
 def _taken(fd: int) -> bool:
