@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 from ioas.errors import EnvironmentRefusal
 from ioas.run import kernel
 from ioas.run.filter import FdRange
-from ioas.run.program import NOT_FOUND, NOT_RUN, ProgramError
+from ioas.run.program import NOT_FOUND, NOT_RUN, ProgramError, is_elf
 
 _FULL = kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER | kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW
 _FLAGS = (_FULL | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, _FULL)
@@ -147,6 +147,6 @@ def _execute(path: str, argv: Sequence[str], environment: Mapping[str, str]) -> 
     try:
         os.execve(path, list(argv), environment)
     except OSError as error:
-        if error.errno != errno.ENOEXEC:
+        if error.errno != errno.ENOEXEC or is_elf(path):
             raise
         os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)  # a script without #!, as execvp(3) runs it

@@ -43,6 +43,12 @@ def find_program(name: str, environment: Mapping[str, str] = os.environ) -> str:
     return path
 
 
+def is_elf(path: str) -> bool:
+    """Whether a file is an ELF program, sound or not."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(4) == b"\x7fELF"
+
+
 def is_foreign(path: str) -> str | None:
     """Why the filter would make a program fail at its first system call: it is 32-bit or of another architecture.
 
