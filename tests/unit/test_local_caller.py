@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import select
+import threading
 from collections.abc import Iterator
 from errno import EBADF, EBADFD, EINVAL, EMFILE
 
@@ -118,6 +119,52 @@ def test_closing_the_caller_closes_every_file_once() -> None:
     assert [file.closed for file in files] == [1, 1, 1]
     for fd in fds:
         os.close(fd)
+
+
+def test_a_file_is_not_taken_for_the_closed_one_whose_descriptor_it_has_got(
+    caller: LocalCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads find the same hang-up; before the second acts on it the first has, and opened something."""
+    files = caller._files
+    hangups = files._hangups
+    opened: list[tuple[StubFile, int]] = []
+
+    class Interrupted:
+        """The epoll object, with another thread at work between its answer and what is made of that."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(hangups, name)
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            monkeypatch.setattr(files, "_hangups", hangups)
+            found = hangups.poll(timeout)
+            other.start()
+            other.join(0.2)  # with the hang-ups kept to one thread it waits here
+            return found
+
+    def open_another() -> None:
+        file = StubFile()
+        opened.append((file, caller.install(file)))
+
+    other = threading.Thread(target=open_another)
+    os.close(caller.install(StubFile()))
+    monkeypatch.setattr(files, "_hangups", Interrupted())
+    caller.before_call()
+    other.join()
+    ((file, fd),) = opened
+    assert not file.closed
+    assert caller.file(fd) is file
+    caller.close_fd(fd)
+
+
+def test_what_fails_on_the_way_to_a_descriptor_leaves_none_open(caller: LocalCaller) -> None:
+    class Odd(StubFile):
+        def poll(self, caller: Caller) -> int:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        caller.install(Odd())
+    assert caller.held() == {}
 
 
 def test_a_descriptor_polls_as_its_file_does(caller: LocalCaller) -> None:

@@ -54,19 +54,21 @@ class LocalFiles:
         """A new descriptor for `file`. Raises KernelError(EMFILE, ENFILE)."""
         self.sweep()
         try:
-            peer, end = (one.detach() for one in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            peer, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
             number = error.errno if error.errno in (EMFILE, ENFILE) else EMFILE
             raise refuse(number, "the process has no free file descriptor", "limit", "RLIMIT_NOFILE") from error
-        if file.poll(caller) & select.POLLIN:
-            os.write(peer, b"\0")  # never taken out: readable for ever, as files without a poll operation are
-        os.set_inheritable(end, not cloexec)
-        installed = _Installed(file, os.fstat(end).st_ino, peer)
-        with self._lock:
-            self._by_inode[installed.inode] = self._by_peer[peer] = installed
-            self.loose += 1
-        self._hangups.register(peer, 0)
-        return end
+        with peer, end:  # until they are detached: whatever fails, nothing stays open
+            if file.poll(caller) & select.POLLIN:
+                peer.send(b"\0")  # never taken out: readable for ever, as files without a poll operation are
+            end.set_inheritable(not cloexec)
+            installed = _Installed(file, os.fstat(end.fileno()).st_ino, peer.fileno())
+            with self._lock:
+                self._hangups.register(installed.peer, 0)
+                self._by_inode[installed.inode] = self._by_peer[installed.peer] = installed
+                self.loose += 1
+            peer.detach()
+            return end.detach()
 
     def find(self, fd: int) -> File:
         """The file behind `fd`. Raises KernelError: EBADF, EBADFD."""
@@ -98,28 +100,30 @@ class LocalFiles:
         """Close the files whose last descriptor has gone."""
         if not self.loose:
             return
-        for peer, _ in self._hangups.poll(0):
-            self._close(peer)
+        with self._lock:  # over both: a peer's number, once closed, may be another file's at once
+            gone = [self._forget(peer) for peer, _ in self._hangups.poll(0)]
+        for file in gone:
+            file.close()
 
     def close_all(self) -> None:
         """Close every file, whatever descriptors there still are, and our own descriptors."""
-        for peer in list(self._by_peer):
-            self._close(peer)
-        self._hangups.close()
+        with self._lock:
+            gone = [self._forget(peer) for peer in list(self._by_peer)]
+            self._hangups.close()
+        for file in gone:
+            file.close()
 
     def __len__(self) -> int:
         return len(self._by_peer)
 
-    def _close(self, peer: int) -> None:
-        with self._lock:
-            installed = self._by_peer.pop(peer, None)
-            if installed is None:
-                return
-            del self._by_inode[installed.inode]
-            self.loose -= not installed.owned
+    def _forget(self, peer: int) -> File:
+        """Take a file out and close our end; the file, to be closed. The lock is held."""
+        installed = self._by_peer.pop(peer)
+        del self._by_inode[installed.inode]
+        self.loose -= not installed.owned
         self._hangups.unregister(peer)
         os.close(peer)
-        installed.file.close()
+        return installed.file
 
 
 class LocalMemoryFile:
