@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from ioas.errors import UsageError
 from ioas.host.local_windows import Window
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class RegisteredBuffer:
@@ -56,3 +60,14 @@ class BufferTable(NamedTuple):
         return BufferTable(
             self.starts[:index] + self.starts[index + 1 :], self.entries[:index] + self.entries[index + 1 :]
         )
+
+
+def contiguous(buffer: Buffer) -> tuple[memoryview, int]:
+    """The bytes of a buffer and its address. Raises UsageError when it is empty or has gaps."""
+    view = memoryview(buffer)
+    if not view.ccontiguous or not view.nbytes:
+        raise UsageError("a buffer for DMA is contiguous and not empty")
+    import numpy  # takes longer to import than all of ioas, and `ioas run` never comes here
+
+    flat = view.cast("B")
+    return flat, int(numpy.frombuffer(flat, numpy.uint8).__array_interface__["data"][0])

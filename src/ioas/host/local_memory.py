@@ -17,11 +17,11 @@ import os
 import resource
 import threading
 from collections.abc import Iterable
-from errno import EFAULT
+from errno import EFAULT, EMFILE, ENFILE
 from typing import TYPE_CHECKING
 
 from ioas.errors import EnvironmentRefusal, KernelError, UsageError, refuse
-from ioas.host.local_buffers import BufferTable, RegisteredBuffer
+from ioas.host.local_buffers import BufferTable, RegisteredBuffer, contiguous
 from ioas.host.local_windows import (
     AddressAccess,
     BufferAccess,
@@ -135,7 +135,7 @@ class LocalMemory:
         end = start + (count << PAGE_SHIFT)
         with self._lock:
             windows = self._file_windows(status.st_dev, status.st_ino)
-            window = windows.taken(start, end) or windows.add(start, end, FileAccess(os.dup(fd), start))
+            window = windows.taken(start, end, True) or windows.add(start, end, FileAccess(_reopen(fd), start))
         return LocalPin((Extent(windows, start >> PAGE_SHIFT, count, 0),), "shared file", (window,))
 
     def register(self, buffer: Buffer) -> int:
@@ -144,7 +144,7 @@ class LocalMemory:
         Registering the same memory again counts. Raises UsageError for an empty or scattered buffer, or one that
         overlaps a registered one without lying inside it.
         """
-        view, address = _contiguous(buffer)
+        view, address = contiguous(buffer)
         with self._lock:
             entry = self._table.find(address, address + len(view))
             if entry is None:
@@ -225,13 +225,15 @@ class LocalMemory:
         """A window on a part of a shared mapping, with one user for the caller. The lock is held."""
         windows = self._file_windows(vma.device, vma.inode)
         offset, length = vma.file_offset(first), last - first
-        if window := windows.taken(offset, offset + length):
+        writable = bool(vma.protection & mmap.PROT_WRITE)
+        if window := windows.taken(offset, offset + length, writable):
             return window
         try:
             copy = duplicate_shared(first, length)
         except OSError as error:
             raise refuse(EFAULT, f"the mapping cannot be held: {error.strerror}", "address", first) from error
-        return windows.add(offset, offset + length, AddressAccess(self._mem, copy, lambda: unmap(copy, length)))
+        access = AddressAccess(self._mem, copy, lambda: unmap(copy, length))
+        return windows.add(offset, offset + length, access, writable=writable)
 
     def _file_windows(self, device: int, inode: int) -> Windows:
         """The windows on one file: one object as long as there are any. The lock is held."""
@@ -252,8 +254,9 @@ class LocalMemory:
         if len(areas) == 1 and areas[0].shared and areas[0].inode:
             vma = areas[0]
             offset = vma.file_offset(address)
-            return self._file_windows(vma.device, vma.inode).add(offset, offset + len(view), access)
-        return self._private.add(address, address + len(view), access)
+            windows = self._file_windows(vma.device, vma.inode)
+            return windows.add(offset, offset + len(view), access, writable=not view.readonly)
+        return self._private.add(address, address + len(view), access, writable=not view.readonly)
 
     def _register(self, address: int, view: memoryview) -> RegisteredBuffer:
         """A new entry of the table. The lock is held."""
@@ -289,12 +292,11 @@ class LocalMemory:
                 raise refuse(EFAULT, f"{len(data)} bytes cannot be written there", "address", address)
 
 
-def _contiguous(buffer: Buffer) -> tuple[memoryview, int]:
-    """The bytes of a buffer and its address. Raises UsageError when it is empty or has gaps."""
-    view = memoryview(buffer)
-    if not view.c_contiguous or not view.nbytes:
-        raise UsageError("a buffer for DMA is contiguous and not empty")
-    import numpy  # takes longer to import than all of ioas, and `ioas run` never comes here
-
-    flat = view.cast("B")
-    return flat, int(numpy.frombuffer(flat, numpy.uint8).__array_interface__["data"][0])
+def _reopen(fd: int) -> int:
+    """A descriptor of one's own, for reading and writing whatever `fd` is open for. Raises KernelError(EMFILE)."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (EMFILE, ENFILE):
+            raise refuse(EMFILE, "the process has no free file descriptor", "limit", "RLIMIT_NOFILE") from error
+        return os.dup(fd)  # permissions or seals are in the way: then as far as `fd` goes

@@ -124,7 +124,12 @@ class FileAccess:
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Access.read`."""
-        data = os.pread(self._fd, length, self._base + offset)
+        try:
+            data = os.pread(self._fd, length, self._base + offset)
+        except OSError as error:
+            raise refuse(
+                EFAULT, f"the file cannot be read: {error.strerror}", "address", self._base + offset
+            ) from error
         if len(data) != length:
             raise refuse(EFAULT, "the file has become shorter", "address", self._base + offset + len(data))
         return data
@@ -147,36 +152,42 @@ class FileAccess:
 class Window:
     """Bytes `start` to `end` (exclusive) of a backing, reachable while `take` and `drop` balance above zero."""
 
-    __slots__ = ("_users", "access", "end", "start", "where")
+    __slots__ = ("access", "end", "start", "users", "where", "writable")
 
-    def __init__(self, where: Windows, start: int, end: int, access: Access) -> None:
-        """Begins with one user. `access` counts its bytes from `start`."""
+    def __init__(self, where: Windows, start: int, end: int, access: Access, writable: bool) -> None:
+        """Begins with one user. `access` counts its bytes from `start`; `writable`: whether it takes writes."""
         self.where = where
         self.start = start
         self.end = end
         self.access = access
-        self._users = 1
+        self.writable = writable
+        self.users = 1
+        """Pins, and accesses under way; guarded by the lock of `where`."""
 
     def take(self) -> bool:
         """Count one more user; False when the window is closed already."""
         with self.where.lock:
-            if self._users == 0:
+            if self.users == 0:
                 return False
-            self._users += 1
+            self.users += 1
             return True
 
     def drop(self) -> None:
         """Count one user less; the last closes it."""
         with self.where.lock:
-            self._users -= 1
-            if self._users:
+            self.users -= 1
+            if self.users:
                 return
             self.where.remove(self)
         self.access.close()
 
 
 class Windows:
-    """A backing made of windows, sorted by where they begin; `beyond` reaches what no window covers."""
+    """A backing made of windows, sorted by where they begin; `beyond` reaches what no window covers.
+
+    An access goes through any window that covers it, so it counts itself in: a pin that gives its window up
+    meanwhile leaves the closing to the access.
+    """
 
     def __init__(self, key: Hashable, beyond: Access | None = None) -> None:
         self.key = key
@@ -188,9 +199,9 @@ class Windows:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def add(self, start: int, end: int, access: Access) -> Window:
+    def add(self, start: int, end: int, access: Access, *, writable: bool = True) -> Window:
         """A new window with one user."""
-        window = Window(self, start, end, access)
+        window = Window(self, start, end, access, writable)
         with self.lock:
             self._windows.insert(bisect_right(self._windows, start, key=_start), window)
             self._longest = max(self._longest, end - start)
@@ -200,52 +211,66 @@ class Windows:
         """Forget a window; `lock` is held."""
         self._windows.remove(window)
 
-    def taken(self, start: int, end: int) -> Window | None:
-        """The window that covers `start` to `end` (exclusive), with one more user."""
-        window = self._at(start)
-        return window if window is not None and end <= window.end and window.take() else None
+    def taken(self, start: int, end: int, write: bool) -> Window | None:
+        """The window that covers `start` to `end` (exclusive), for writing too with `write`, with one more user."""
+        with self.lock:
+            window = self._at(start, write)
+            if window is None or end > window.end:
+                return None
+            window.users += 1
+            return window
 
     def read(self, offset: int, length: int) -> bytes:
         """Read `length` bytes, across windows. Raises KernelError(EFAULT)."""
-        window = self._at(offset)
-        if window is not None and offset + length <= window.end:
-            return window.access.read(offset - window.start, length)
-        access, base, room = self._piece(window, offset, length)
-        head = access.read(offset - base, room)
-        return head + self.read(offset + room, length - room) if room < length else head
+        parts = []
+        while length > 0:
+            window, access, base, room = self._reach(offset, length, False)
+            try:
+                parts.append(access.read(offset - base, room))
+            finally:
+                if window is not None:
+                    window.drop()
+            offset += room
+            length -= room
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write `data`, across windows. Raises KernelError(EFAULT)."""
-        window = self._at(offset)
         view = memoryview(data).cast("B")
-        if window is not None and offset + len(view) <= window.end:
-            window.access.write(offset - window.start, view)
-            return
-        access, base, room = self._piece(window, offset, len(view))
-        access.write(offset - base, view[:room])
-        if room < len(view):
-            self.write(offset + room, view[room:])
+        while len(view) > 0:
+            window, access, base, room = self._reach(offset, len(view), True)
+            try:
+                access.write(offset - base, view[:room])
+            finally:
+                if window is not None:
+                    window.drop()
+            offset += room
+            view = view[room:]
 
-    def _at(self, offset: int) -> Window | None:
-        """The window that contains `offset`: of several the one that begins last."""
+    def _reach(self, offset: int, length: int, write: bool) -> tuple[Window | None, Access, int, int]:
+        """What reaches `offset`: a window with one more user, or none; where that counts from; how many bytes of it."""
+        with self.lock:
+            window = self._at(offset, write)
+            if window is not None:
+                window.users += 1
+                return window, window.access, window.start, min(length, window.end - offset)
+            if self._beyond is None:
+                raise refuse(EFAULT, "the memory is not held, or not for writing", "address", offset)
+            after = bisect_right(self._windows, offset, key=_start)
+            if after < len(self._windows):
+                length = min(length, self._windows[after].start - offset)
+            return None, self._beyond, 0, length
+
+    def _at(self, offset: int, write: bool) -> Window | None:
+        """The window that contains `offset`: of several the one that begins last. The lock is held."""
         windows = self._windows
         for index in range(bisect_right(windows, offset, key=_start) - 1, -1, -1):
             window = windows[index]
-            if offset < window.end:
+            if offset < window.end and (window.writable or not write):
                 return window
             if window.start + self._longest <= offset:
                 break
         return None
-
-    def _piece(self, window: Window | None, offset: int, length: int) -> tuple[Access, int, int]:
-        """What reaches `offset`, where it counts from, and how many of `length` bytes it reaches."""
-        if window is not None:
-            return window.access, window.start, min(length, window.end - offset)
-        if self._beyond is None:
-            raise refuse(EFAULT, "the memory is no longer held", "address", offset)
-        windows = self._windows
-        after = bisect_right(windows, offset, key=_start)
-        return self._beyond, 0, min(length, windows[after].start - offset) if after < len(windows) else length
 
 
 def duplicate_shared(address: int, length: int) -> int:
