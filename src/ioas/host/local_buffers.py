@@ -65,7 +65,7 @@ class BufferTable(NamedTuple):
 def contiguous(buffer: Buffer) -> tuple[memoryview, int]:
     """The bytes of a buffer and its address. Raises UsageError when it is empty or has gaps."""
     view = memoryview(buffer)
-    if not view.ccontiguous or not view.nbytes:
+    if not view.c_contiguous or not view.nbytes:
         raise UsageError("a buffer for DMA is contiguous and not empty")
     import numpy  # takes longer to import than all of ioas, and `ioas run` never comes here
 
