@@ -72,6 +72,17 @@ def test_a_pipe_ends_when_the_program_closes_it_though_the_program_lives_on(run:
         process.terminate()
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_descriptors_that_are_closed_stay_closed_and_harm_nobody(run: Runner, closed: str) -> None:
+    import shlex
+
+    client = "import os; fd = os.open('/dev/iommu', os.O_RDWR); os._exit(len(os.listdir('/proc/self/fd')) + 20)"
+    under = subprocess.run(["sh", "-c", f"{shlex.join(run.command(*run.script(client)))} {closed}"], check=False)
+    native = client.replace("/dev/iommu", "/dev/null")
+    alone = subprocess.run(["sh", "-c", f"{shlex.join(run.script(native))} {closed}"], check=False)
+    assert under.returncode == alone.returncode
+
+
 def test_a_daemon_that_the_program_leaves_behind_is_served_to_its_end(run: Runner, tmp_path: Path) -> None:
     source = f"""
         import os, time

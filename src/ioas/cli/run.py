@@ -47,9 +47,10 @@ def run(
         raise click.UsageError("no program to run", click.get_current_context())
     environment = dict(os.environ)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # ours alone: NumPy would start threads that nobody needs
-    from ioas.run import Options, Supervisor, end_like, find_program, take_signals
+    from ioas.run import Options, Supervisor, end_like, find_program, reserve_standard_descriptors, take_signals
 
     find_program(program[0])
+    reserve_standard_descriptors()
     mask = take_signals()  # before the machine starts threads of its own
     from ioas.soft.host import SoftHost
 

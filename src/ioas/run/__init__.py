@@ -5,6 +5,7 @@
 
 from ioas.run.check import Finding, check_environment
 from ioas.run.jobs import end_like, take_signals
+from ioas.run.launch import reserve_standard_descriptors
 from ioas.run.program import ProgramError, find_program
 from ioas.run.server import Machine
 from ioas.run.supervisor import Options, Supervisor
@@ -18,5 +19,6 @@ __all__ = [
     "check_environment",
     "end_like",
     "find_program",
+    "reserve_standard_descriptors",
     "take_signals",
 ]

@@ -78,7 +78,9 @@ class ProcessCaller:
         if self._credentials is None:
             try:
                 status = read_status(self.thread)
-                self._credentials = int(status["Uid"].split()[0]), int(status["CapEff"], 16)
+                mine = os.readlink("/proc/self/ns/user") == os.readlink(f"/proc/{self.thread}/ns/user")
+                capabilities = int(status["CapEff"], 16) if mine else 0  # those of another namespace say nothing here
+                self._credentials = int(status["Uid"].split()[0]), capabilities
             except (OSError, KeyError):
                 return 65534, 0  # the thread is gone: nobody, without privileges
         return self._credentials

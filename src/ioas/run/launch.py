@@ -44,6 +44,15 @@ class Launched(NamedTuple):
     """Calls being served are not interrupted by signals (Linux 5.19)."""
 
 
+def reserve_standard_descriptors() -> None:
+    """Keep 0, 1 and 2 from becoming descriptors of ours where they were closed; the program finds them closed."""
+    for standard in range(3):
+        try:
+            os.fstat(standard)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # becomes the lowest free number: this one
+
+
 def descriptor_range() -> FdRange:
     """The numbers for our descriptors: 900 to 1023, or the last of what RLIMIT_NOFILE allows. EnvironmentRefusal."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

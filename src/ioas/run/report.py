@@ -28,6 +28,8 @@ class Reporter:
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.faults = 0
+        self.bytes_read = 0
+        self.bytes_written = 0
         self.by_address = 0
         self._said: set[str] = set()
 
@@ -50,11 +52,11 @@ class Reporter:
             result = f"-1 {error.refusal.name}"
             self.say(f"{who(thread, process)}: {call} = {result}: {error.refusal.reason}{culprit}")
 
-    def fault(self, message: str) -> None:
+    def fault(self, stopped: str, reason: str) -> None:
         """A DMA has been stopped."""
         self.faults += 1
         if self.explain:
-            self.say(message)
+            self.say(f"{stopped}: {reason}")
 
     def pinned_by_address(self, process: int, vma: Vma) -> None:
         """Memory has been pinned that only its address leads to."""
@@ -76,13 +78,15 @@ class Reporter:
         advice = "please report it with the command that you ran; IOAS_DEBUG=1 shows where it comes from"
         self.warn_once(f"internal error{place}: {kind}: {error}; {advice}")
 
-    def summarise(self, dma: str) -> None:
-        """Write the summary; `dma` is a phrase about what devices moved, or empty."""
+    def summarise(self) -> None:
+        """Write the summary."""
         self.say(f"summary: {_count(sum(self.calls.values()), 'call')}, {sum(self.refusals.values())} refused")
         for title, counter in (("call", self.calls), ("refused", self.refusals)):
             for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0])):
                 self.say(f"summary: {count:>9}  {title} {name}")
-        self.say(f"summary: {dma}{_count(self.faults, 'DMA fault')}, {_count(self.by_address, 'pin')} by address")
+        moved = f"devices read {_count(self.bytes_read, 'byte')} and wrote {_count(self.bytes_written, 'byte')} by DMA"
+        stopped = f"{_count(self.faults, 'DMA fault')}, {_count(self.by_address, 'pin')} by address"
+        self.say(f"summary: {moved}; {stopped}")
 
 
 def _count(number: int, thing: str) -> str:

@@ -32,6 +32,8 @@ from ioas.run.stage import Stage
 from ioas.run.view import View
 
 if TYPE_CHECKING:
+    from ioas.soft.iommu import System
+    from ioas.soft.pci import Function
     from ioas.soft.pci.nodes import Tree
 
 
@@ -41,6 +43,16 @@ class Machine(Host, Protocol):
     @property
     def tree(self) -> Tree:
         """/dev and /sys as the program shall see them."""
+        ...
+
+    @property
+    def system(self) -> System:
+        """Where DMA faults are told."""
+        ...
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """Devices by BDF."""
         ...
 
     @property

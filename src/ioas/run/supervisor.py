@@ -33,7 +33,7 @@ from ioas.run.listener import Gone, Listener
 from ioas.run.program import ProgramError, find_program
 from ioas.run.report import Reporter
 from ioas.run.server import Machine, Server
-from ioas.run.tell import tell_faults
+from ioas.run.tell import listen
 from ioas.run.watcher import Watcher
 
 _STDERR = 2
@@ -105,13 +105,13 @@ class Supervisor:
             launched = launch(path, self._argv, environment, program, mask)
             _let_go_of_inherited()
             _raise_descriptor_limit()
-            tell_faults(self._machine, self._reporter)
+            listen(self._machine, self._reporter)
             job = Job(launched.pid)
             self._serve(launched, job, numbers, path)
         if self._failure:
             raise self._failure
         if self._reporter.summary:
-            self._reporter.summarise("")
+            self._reporter.summarise()
         return job.status if job.status is not None else 1
 
     def _serve(self, launched: Launched, job: Job, numbers: FdRange, path: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ioas.run.report import Reporter
+from ioas.soft.iommu.dma import DmaPort
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from ioas.run.server import Machine
-    from ioas.soft.iommu import FaultRecord
+    from ioas.soft.iommu import FaultRecord, Requester
 
 _REASONS = {
     "blocked": "the device is attached to no address space",
@@ -20,17 +23,40 @@ _REASONS = {
 }
 
 
-def tell_faults(machine: Machine, reporter: Reporter) -> None:
-    """Have `reporter` told of every DMA that the machine's IOMMU stops, if it keeps such records."""
-    system = getattr(machine, "system", None)
-    if system is not None:
-        system.on_fault.append(lambda record: reporter.fault(describe_fault(record)))
+class CountedPort(DmaPort):
+    """The DMA port of a requester, counting the bytes that pass."""
+
+    def __init__(self, requester: Requester, reporter: Reporter) -> None:
+        super().__init__(requester)
+        self._reporter = reporter
+
+    def read(self, iova: int, length: int, pasid: int | None = None) -> bytes | None:
+        """Read as the port does."""
+        data = super().read(iova, length, pasid)
+        self._reporter.bytes_read += len(data or b"")
+        return data
+
+    def write(self, iova: int, data: Buffer, pasid: int | None = None) -> bool:
+        """Write as the port does."""
+        done = super().write(iova, data, pasid)
+        self._reporter.bytes_written += memoryview(data).nbytes if done else 0
+        return done
 
 
-def describe_fault(record: FaultRecord) -> str:
-    """A fault in words."""
+def listen(machine: Machine, reporter: Reporter) -> None:
+    """Have `reporter` told of every DMA that the machine's IOMMU stops and, for a summary, of those that pass."""
+    machine.system.on_fault.append(lambda record: reporter.fault(*describe_fault(record)))
+    if reporter.summary:
+        for function in machine.functions.values():
+            function.requester.dma = CountedPort(function.requester, reporter)
+
+
+def describe_fault(record: FaultRecord) -> tuple[str, str]:
+    """A fault in words: what was stopped, and why."""
     access = "write" if record.write else "read"
     pasid = "" if record.pasid is None else f", PASID {record.pasid}"
-    reason = _REASONS.get(record.reason, record.reason)
-    size = f"{record.length} byte{'s' if record.length != 1 else ''}"
-    return f"{record.requester}: DMA {access} of {size} stopped by the IOMMU at IOVA {record.iova:#x}{pasid}: {reason}"
+    size = f"{record.length} byte{'' if record.length == 1 else 's'}"
+    stopped = f"{record.requester}: DMA {access} of {size} stopped "
+    if record.reason == "bus master off":
+        return f"{stopped}at IOVA {record.iova:#x}{pasid}", "bus mastering is off in the device's command register"
+    return f"{stopped}by the IOMMU at IOVA {record.iova:#x}{pasid}", _REASONS.get(record.reason, record.reason)
