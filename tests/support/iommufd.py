@@ -137,8 +137,9 @@ class Iommufd:
 
     def pin(self, access: int, iova: int, length: int, address: int = 0, *, write: bool = False) -> int:
         """Pin pages through a test access; the number of the pin."""
-        fields: dict[str, Any] = {"access_pages": {"iova": iova, "length": length, "uptr": address, "flags": int(write)}}
-        return self.test(test_uapi.IOMMU_TEST_OP_ACCESS_PAGES, access, **fields).access_pages.out_access_pages_id
+        pages = {"iova": iova, "length": length, "uptr": address, "flags": int(write)}
+        done = self.test(test_uapi.IOMMU_TEST_OP_ACCESS_PAGES, access, access_pages=pages)
+        return done.access_pages.out_access_pages_id
 
     def unpin(self, access: int, number: int) -> None:
         self.test(
