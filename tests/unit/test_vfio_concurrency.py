@@ -8,6 +8,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator
+from errno import EBADF
 from typing import ClassVar
 
 import pytest
@@ -15,7 +16,21 @@ import pytest
 from ioas.errors import KernelError
 from ioas.soft.pci import Bar, Capability, Function, Msi, Msix, Pcie
 from ioas.uapi import vfio
-from tests.support.vfio_client import INTX, MSI, MSIX, NONE, UNMASK, Client, bound, counter, eventfds
+from tests.support.vfio_client import (
+    EVENTFD,
+    INTX,
+    MSI,
+    MSIX,
+    NONE,
+    TRIGGER,
+    UNMASK,
+    Client,
+    bound,
+    counter,
+    eventfds,
+    refused,
+    running,
+)
 
 IOVA = 0x100000
 
@@ -140,3 +155,90 @@ def test_attach_and_detach_under_fire_stop_dma_when_they_return(memory: mmap.mma
             memory[:256] = bytes(256)
             client.read(0, 4)
             assert memory[:256] == bytes(256)
+
+
+class ClosesMeanwhile:
+    """A caller one of whose other threads closes the device file while the kernel copies the first structure in."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.memory = self
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client.caller, name)
+
+    def read(self, address: int, length: int) -> bytes:
+        self._client.device.close()
+        return self._client.caller.memory.read(address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        self._client.caller.memory.write(address, data)
+
+
+def closing_calls(client: Client, event: int) -> dict[str, tuple[int, bytes]]:
+    irqs = vfio.vfio_irq_set(argsz=24, flags=EVENTFD | TRIGGER, index=MSI, count=1)
+    wakeup = vfio.vfio_device_low_power_entry_with_wakeup(wakeup_eventfd=event)
+    flags = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP
+    feature = vfio.vfio_device_feature(argsz=16, flags=flags)
+    ioevent = vfio.vfio_device_ioeventfd(argsz=32, flags=4, offset=0, fd=event)
+    attach = vfio.vfio_device_attach_iommufd_pt(argsz=12, pt_id=client.ioas())
+    return {
+        "irqs": (vfio.VFIO_DEVICE_SET_IRQS, bytes(irqs) + event.to_bytes(4, "little")),
+        "feature": (vfio.VFIO_DEVICE_FEATURE, bytes(feature) + bytes(wakeup)),
+        "ioevent": (vfio.VFIO_DEVICE_IOEVENTFD, bytes(ioevent)),
+        "attach": (vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, bytes(attach)),
+        "detach": (vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, bytes(vfio.vfio_device_detach_iommufd_pt(argsz=8))),
+        "hot reset": (vfio.VFIO_DEVICE_PCI_HOT_RESET, bytes(vfio.vfio_pci_hot_reset(argsz=12))),
+    }
+
+
+@pytest.mark.parametrize("call", ["irqs", "feature", "ioevent", "attach", "detach", "hot reset"])
+def test_a_call_whose_file_is_closed_meanwhile_does_nothing(call: str) -> None:
+    """In the kernel the call holds the file open; here it finds the file closed, and takes hold of nothing."""
+    (event,) = eventfds(1)
+    with bound(Busy()) as client:
+        request, structure = closing_calls(client, event)[call]
+        with refused(EBADF):
+            client.device.ioctl(ClosesMeanwhile(client), request, client.caller.register(bytearray(structure)))
+        assert "eventfds" not in client.host.leaks()
+    os.close(event)
+
+
+def test_a_bind_whose_file_is_closed_meanwhile_leaves_the_device_to_others() -> None:
+    with running(Busy()) as client:
+        structure = bytearray(vfio.vfio_device_bind_iommufd(argsz=24, iommufd=client.iommu_fd))
+        with refused(EBADF):
+            client.device.ioctl(
+                ClosesMeanwhile(client), vfio.VFIO_DEVICE_BIND_IOMMUFD, client.caller.register(structure)
+            )
+        client.device = client.open("/dev/vfio/devices/vfio0")
+        assert client.bind()
+
+
+@pytest.mark.parametrize("call", ["read", "write", "reset"])
+def test_a_call_that_waits_for_the_device_while_its_file_is_closed_does_nothing(call: str) -> None:
+    with bound(Busy()) as client:
+        device, wrong, started = client.device, [], threading.Event()
+
+        def late() -> None:
+            started.set()
+            try:
+                if call == "reset":
+                    device.ioctl(client.caller, vfio.VFIO_DEVICE_RESET, 0)
+                elif call == "read":
+                    device.read(client.caller, 4, 0)
+                else:
+                    device.write(client.caller, bytes(4), 0)
+            except KernelError as error:
+                wrong.append(error.errno)
+
+        other = threading.Thread(target=late)
+        with client.host.devices["0000:01:00.0"].lock:
+            other.start()
+            started.wait()
+            other.join(0.1)
+            device.close()
+            client.device = client.open("/dev/vfio/devices/vfio0")
+            client.bind()
+        other.join()
+        assert wrong == [EBADF]

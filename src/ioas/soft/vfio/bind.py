@@ -34,6 +34,7 @@ def bind(file: Cdev, argument: Argument) -> int:
         raise refuse(EINVAL, "unknown flags", "field", "flags")
     device = file.device
     with device.system.lock:
+        file.check_open()
         if file.bound:
             raise refuse(EINVAL, "this device file is bound already", "device", device.name)
         if request.flags & uapi.VFIO_DEVICE_BIND_FLAG_TOKEN:
@@ -79,7 +80,7 @@ def attach(file: Cdev, argument: Argument, request: uapi.vfio_device_attach_iomm
     """
     device = file.device
     pasid = _pasid(argument, request, uapi.VFIO_DEVICE_ATTACH_PASID)
-    with device.system.lock:
+    with file.kept_bound(device.system.lock):
         page_table = device.attach(request.pt_id, pasid)
         try:
             argument.write(offset_of(type(request), "pt_id"), page_table.to_bytes(4, "little"))
@@ -95,7 +96,7 @@ def detach(file: Cdev, argument: Argument, request: uapi.vfio_device_detach_iomm
     Raises KernelError: EINVAL, EFAULT.
     """
     pasid = _pasid(argument, request, uapi.VFIO_DEVICE_DETACH_PASID)
-    with file.device.system.lock:
+    with file.kept_bound(file.device.system.lock):
         file.device.detach(pasid)
     return 0
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EACCES, EBADF, EINVAL
 from mmap import MAP_SHARED, PROT_WRITE
 from typing import TYPE_CHECKING
@@ -46,7 +49,7 @@ class Cdev:
     def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
         """Read from a region: the offset is region index << 40 plus the byte in the region. Raises KernelError."""
         self._check("read", os.O_WRONLY)
-        with self.device.power.awake(), self.device.lock:
+        with self.device.power.awake(), self.kept_bound(self.device.lock):
             data = regions.read(self.device, self._position if offset is None else offset, length)
         if offset is None:
             self._position += len(data)
@@ -55,7 +58,7 @@ class Cdev:
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
         """Write to a region, as `read`; the number of bytes taken. Raises KernelError."""
         self._check("write", os.O_RDONLY)
-        with self.device.power.awake(), self.device.lock:
+        with self.device.power.awake(), self.kept_bound(self.device.lock):
             count = regions.write(self.device, self._position if offset is None else offset, data)
         if offset is None:
             self._position += count
@@ -79,6 +82,21 @@ class Cdev:
             if self.bound and not closed:
                 self.bound = False
                 self.device.close()
+
+    @contextmanager
+    def kept_bound(self, lock: threading.RLock) -> Iterator[None]:
+        """Hold the device's or the machine's lock, with the file bound: another thread may have closed it meanwhile.
+
+        In the kernel a call holds its file open; a closed file of ours refuses. Raises KernelError(EBADF).
+        """
+        with lock:
+            self.check_open()
+            yield
+
+    def check_open(self) -> None:
+        """Raises KernelError(EBADF) once the file is closed. The machine's lock or the device's is held."""
+        if self._closed:
+            raise refuse(EBADF, "the device file has been closed during the call", "device", self.device.name)
 
     def _check(self, what: str, forbidden: int) -> None:
         if self._mode == forbidden:

@@ -44,7 +44,7 @@ def feature(file: Cdev, argument: Argument, header: uapi.vfio_device_feature) ->
     if known is None:
         raise refuse(ENOTTY, "the device does not have this feature", "request", f"feature {number}")
     if _wanted(known, flags, header.argsz - _HEADER):
-        with file.device.lock:
+        with file.kept_bound(file.device.lock):
             known.handler(file, argument)
     return 0
 

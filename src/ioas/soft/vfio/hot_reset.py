@@ -54,7 +54,7 @@ def hot_reset(file: Cdev, argument: Argument, header: uapi.vfio_pci_hot_reset) -
     if header.count:
         raise refuse(EINVAL, "a device opened as a cdev takes no group descriptors", "field", "count")
     _check_resettable(device)
-    with device.system.lock:
+    with file.kept_bound(device.system.lock):
         for member in device.siblings:
             if _device_id(member, device.context) == uapi.VFIO_PCI_DEVID_NOT_OWNED:
                 raise refuse(EINVAL, "this function is not bound to the same iommufd", "device", member.name)

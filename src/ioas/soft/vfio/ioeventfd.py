@@ -39,7 +39,7 @@ def ioeventfd(file: Cdev, argument: Argument, request: uapi.vfio_device_ioeventf
         raise refuse(EINVAL, "flags hold one of four sizes, and fd is a descriptor or -1", "field", "flags")
     event = IoEvent(request.offset >> OFFSET_SHIFT, request.offset & OFFSET_MASK, width, request.data)
     _check_place(device, event)
-    with device.lock:
+    with file.kept_bound(device.lock):
         watches = device.ioeventfds
         if event in watches:
             if request.fd != -1:

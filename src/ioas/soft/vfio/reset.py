@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def reset(file: Cdev, argument: Argument, _: None) -> int:
     """VFIO_DEVICE_RESET. Raises KernelError(EINVAL) when nothing resets this function alone."""
     device = file.device
-    with device.lock:
+    with file.kept_bound(device.lock):
         if not device.reset_works:
             raise refuse(EINVAL, "the function has no way to be reset by itself", "device", device.name)
         device.power.change(0)

@@ -39,7 +39,7 @@ class _Order:
 def set_irqs(file: Cdev, argument: Argument, header: uapi.vfio_irq_set) -> int:
     """Carry out the ioctl. Raises KernelError: EINVAL, ENOTTY, EFAULT, and what eventfds are refused with."""
     device = file.device
-    with device.lock:
+    with file.kept_bound(device.lock):
         data_type = _check(header, device.irqs.count(header.index))
         data = argument.read(_HEADER, _DATA_SIZES[data_type] * header.count)
         act = _ACTIONS.get((header.index, header.flags & uapi.VFIO_IRQ_SET_ACTION_TYPE_MASK))
