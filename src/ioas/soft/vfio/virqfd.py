@@ -10,13 +10,18 @@ that holds its own does not, so a watch lasts until it is taken back or the devi
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
 from collections.abc import Callable, Hashable
+from errno import EMFILE
 from typing import NamedTuple
 
+from ioas.errors import refuse
 from ioas.host import EventFd
+
+_log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -54,18 +59,35 @@ class Watcher:
         self._stop_fd = -1
 
     def watch(self, eventfd: EventFd, action: Callable[[], None]) -> Watch:
-        """Call `action` on the watcher's thread after each signal; takes over `eventfd`."""
+        """Call `action` on the watcher's thread after each signal; takes over `eventfd`, whatever comes of it.
+
+        Raises KernelError(EMFILE) when this process has no descriptor left for it.
+        """
         watch = Watch(self, eventfd, action)
-        identity = _identity(eventfd.fileno())
-        with self._lock:
-            epoll = self._start()
-            signal = self._signals.get(identity)
-            if signal is None:
-                signal = self._signals[identity] = _Signal(os.dup(eventfd.fileno()), [])
-                self._by_fd[signal.fd] = signal
-                epoll.register(signal.fd, select.EPOLLIN)
-            signal.watches.append(watch)
+        try:
+            with self._lock:
+                self._signal_of(eventfd).watches.append(watch)
+        except OSError as error:
+            eventfd.close()
+            raise refuse(
+                EMFILE, "no descriptor is left to wait on the eventfd with", "limit", "RLIMIT_NOFILE"
+            ) from error
         return watch
+
+    def _signal_of(self, eventfd: EventFd) -> _Signal:
+        """What is known of this eventfd, which is waited on from now on. The lock is held. Raises OSError."""
+        epoll = self._start()
+        identity = _identity(eventfd.fileno())
+        signal = self._signals.get(identity)
+        if signal is None:
+            signal = _Signal(os.dup(eventfd.fileno()), [])
+            try:
+                epoll.register(signal.fd, select.EPOLLIN)
+            except OSError:
+                os.close(signal.fd)
+                raise
+            self._signals[identity] = self._by_fd[signal.fd] = signal
+        return signal
 
     def remove(self, watch: Watch) -> None:
         """See `Watch.close`."""
@@ -107,11 +129,17 @@ class Watcher:
         return sum(len(signal.watches) for signal in self._signals.values())
 
     def _start(self) -> select.epoll:
+        """Start the thread, if it does not run. The lock is held. Raises OSError."""
         if self._epoll is None:
-            self._epoll = select.epoll()
-            self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._epoll.register(self._stop_fd, select.EPOLLIN)
-            self._thread = threading.Thread(target=self._run, args=(self._epoll,), name="ioas-virqfd", daemon=True)
+            epoll = select.epoll()
+            try:
+                self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            except OSError:
+                epoll.close()
+                raise
+            epoll.register(self._stop_fd, select.EPOLLIN)
+            self._epoll = epoll
+            self._thread = threading.Thread(target=self._run, args=(epoll,), name="ioas-virqfd", daemon=True)
             self._thread.start()
         return self._epoll
 
@@ -138,6 +166,9 @@ class Watcher:
             self._running = watch
         try:
             watch.action()
+        except Exception:
+            # The thread serves all devices: one model's mistake must not stop the others.
+            _log.exception("a device model failed when an eventfd was signalled")
         finally:
             with self._lock:
                 self._running = None
