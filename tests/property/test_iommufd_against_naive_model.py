@@ -106,13 +106,12 @@ class Comparison(RuleBasedStateMachine):
             ram.page(index)[:] = (len(self.rams) << 16 | index).to_bytes(4, "little") * (PAGE // 4)
             self.model.memory[self.window // PAGE + index] = (len(self.rams), index), writable
 
-    @rule(first=st.integers(0, WINDOW - 1), count=st.integers(1, 8), writable=st.booleans())
+    @rule(first=st.integers(0, WINDOW - 1), count=st.integers(0, 8), writable=st.sampled_from([True, True, False]))
     def other_memory_is_mapped_there(self, first: int, count: int, writable: bool) -> None:
-        self.show(first, min(count, WINDOW - first), writable)
-
-    @rule(first=st.integers(0, WINDOW - 1))
-    def a_page_goes_away(self, first: int) -> None:
-        if self.model.memory.pop(self.window // PAGE + first, None):
+        """Or none, when `count` is 0."""
+        if count:
+            self.show(first, min(count, WINDOW - first), writable)
+        elif self.model.memory.pop(self.window // PAGE + first, None):
             self.caller.memory.unmap(self.window + first * PAGE, 1)
 
     # -- address spaces
@@ -207,6 +206,33 @@ class Comparison(RuleBasedStateMachine):
             lambda: self.model.unmap(space, start, start + length - 1, held),
         )
         self.forget_pins(held)
+
+    @precondition(lambda self: self.mapped())
+    @rule(data=st.data())
+    def unmap_an_area(self, data: st.DataObject) -> None:
+        number, space = data.draw(st.sampled_from(self.mapped()), "space")
+        area = data.draw(st.sampled_from(space.sorted()), "area")
+        held = [pin for items in self.pins.values() for _, pin in items]
+        self.both(
+            lambda: self.real.unmap(number, area.start, area.last - area.start + 1),
+            lambda: self.model.unmap(space, area.start, area.last, held),
+        )
+        self.forget_pins(held)
+
+    @precondition(lambda self: self.mapped())
+    @rule(data=st.data(), iova=st.none() | st.integers(0, 99), first=st.integers(0, 3), rest=st.integers(0, 3))
+    def copy_part_of_an_area(self, data: st.DataObject, iova: int | None, first: int, rest: int) -> None:
+        number, space = data.draw(st.sampled_from(self.mapped()), "space")
+        area = data.draw(st.sampled_from(space.sorted()), "area")
+        goal = data.draw(st.sampled_from(sorted(self.live)), "goal")
+        length = area.last + 1 - area.start - (first + rest) * PAGE
+        if length <= 0:
+            return
+        start, place = area.start + first * PAGE, None if iova is None else BASE + iova * PAGE
+        self.both(
+            lambda: self.real.copy(number, start, length, goal, place, FLAGS[area.prot]),
+            lambda: self.model.copy(space, start, length, self.live[goal], place, area.prot),
+        )
 
     @rule(which=spaces, rarely=seldom)
     def unmap_everything(self, which: tuple[int, Space], rarely: bool) -> None:
