@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from errno import EINVAL, ENODEV, ENOSPC
@@ -11,7 +12,7 @@ import pytest
 from ioas.soft.host import models
 from ioas.uapi import vfio
 from tests.support.models import Rich, Unresettable
-from tests.support.vfio_client import Client, bound, refused, running
+from tests.support.vfio_client import MSIX, REQ, Client, bound, eventfds, refused, running
 
 OWNED = vfio.VFIO_PCI_HOT_RESET_FLAG_DEV_ID | vfio.VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED
 
@@ -196,14 +197,45 @@ def test_a_model_that_fails_while_it_is_opened_leaves_nothing_bound() -> None:
         assert client.bind()
 
 
-def test_a_model_that_fails_while_it_is_closed_is_detached_and_unbound_all_the_same() -> None:
+@pytest.mark.parametrize("asleep", [False, True])
+def test_a_model_that_fails_while_it_is_woken_to_be_closed_keeps_no_eventfd(
+    asleep: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    (event,) = eventfds(1)
+    model = Broken()
+    with bound(model) as client:
+        client.trigger(MSIX, event)
+        client.trigger(REQ, event)
+        if asleep:
+            client.set_config((model.config.find(1) or 0) + 4, 2, 3)
+        model.fails = True
+        client.device.close()
+        assert "eventfds" not in client.host.leaks()
+        model.fails = False
+    assert "ZeroDivisionError" in caplog.text
+    os.close(event)
+
+
+def test_a_wakeup_eventfd_counts_among_those_held() -> None:
+    (event,) = eventfds(1)
+    with bound(Rich()) as client:
+        flags = vfio.VFIO_DEVICE_FEATURE_SET | vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP
+        entry = vfio.vfio_device_low_power_entry_with_wakeup(wakeup_eventfd=event)
+        client.call(vfio.VFIO_DEVICE_FEATURE, vfio.vfio_device_feature(argsz=16, flags=flags), tail=bytes(entry))
+        assert client.host.leaks()["eventfds"] == 1
+    os.close(event)
+
+
+def test_a_model_that_fails_while_it_is_closed_is_detached_and_unbound_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = Broken()
     with running(model) as client:
         client.bind()
         client.attach(client.ioas())
         model.fails = True
-        with pytest.raises(ZeroDivisionError):
-            client.device.close()
+        client.device.close()
+        assert "0000:01:00.0" in caplog.text
         model.fails = False
         assert model.requester.domain is None
         fresh = client.open("/dev/vfio/devices/vfio0")

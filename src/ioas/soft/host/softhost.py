@@ -132,7 +132,7 @@ class SoftHost:
             "files": len(self._files),
             "frames": self.system.memory.held_frames,
             "tables": self.system.memory.table_frames,
-            "eventfds": self._watcher.count + sum(device.irqs.held_eventfds for device in self.devices.values()),
+            "eventfds": self._watcher.count + sum(device.held_eventfds for device in self.devices.values()),
         }
         return {kind: count for kind, count in counts.items() if count}
 

@@ -10,6 +10,7 @@ in under the last one and take no other.
 
 from __future__ import annotations
 
+import logging
 import threading
 from errno import EINVAL, ENOSPC
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ioas.soft.vfio.ioeventfd import IoEvent
     from ioas.soft.vfio.virqfd import Watch
 
+_log = logging.getLogger(__name__)
 _INT_MAX = 0x7FFF_FFFF
 
 
@@ -95,6 +97,11 @@ class VfioDevice:
         return self.iommufd.id
 
     @property
+    def held_eventfds(self) -> int:
+        """How many eventfds of programs are held for signalling (those that are waited on are the watcher's)."""
+        return self.irqs.held_eventfds + self.power.held_eventfds
+
+    @property
     def memory_enabled(self) -> bool:
         """Whether memory BARs may be touched: by the virtual command register, and not in D3hot."""
         return self.power.state < 3 and self._config is not None and bool(self._config.command & COMMAND_MEMORY)
@@ -116,12 +123,17 @@ class VfioDevice:
             raise
 
     def close(self) -> None:
-        """Undo `open` and all that came after; with `System.lock` held. Idempotent."""
+        """Undo `open` and all that came after; with `System.lock` held. Idempotent.
+
+        Cannot fail: a device model that does is logged, and everything is given back all the same.
+        """
         if self.iommufd is None:
             return
         try:
             with self.lock:
                 self._disable()
+        except Exception:
+            _log.exception("the model of %s failed while its device was closed", self.name)
         finally:
             self._release()
 
@@ -196,17 +208,22 @@ class VfioDevice:
 
     def _disable(self) -> None:
         config = self.function.config
+        self._drop_eventfds()
         self.power.close()
         self._clear_master()
-        self.irqs.close()
-        for watch in self.ioeventfds.values():
-            watch.close()
-        self.ioeventfds.clear()
         self._config = None
         config.restore(self._saved)
         self._needs_reset = not reset_function(self.function)
         self._clear_master()
         self._reset_bus_if_needed()
+
+    def _drop_eventfds(self) -> None:
+        """Nothing of the program's is signalled or waited on from here on."""
+        self.irqs.close()
+        for watch in self.ioeventfds.values():
+            watch.close()
+        self.ioeventfds.clear()
+        self.power.leave()
 
     def _clear_master(self) -> None:
         """The function does no DMA of its own from here on."""

@@ -79,6 +79,11 @@ class Power:
             self._wakeup.close()
         self._wakeup = None
 
+    @property
+    def held_eventfds(self) -> int:
+        """1 while an eventfd waits to be signalled by the next access."""
+        return int(self._wakeup is not None)
+
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Around every access: wake the device, and let it sleep again if the program wants that."""
