@@ -145,3 +145,15 @@ def test_an_endless_loop_of_no_delay_is_an_error_by_hand() -> None:
     again()
     with pytest.raises(RuntimeError, match="without delay"):
         timers.advance(0)
+
+
+def test_timers_that_are_cancelled_leave_nothing_behind() -> None:
+    timers = ManualTimers()
+    ran: list[int] = []
+    for _ in range(10_000):
+        timers.after(3600, lambda: ran.append(1)).cancel()
+    waiting = [timers.after(number, lambda: ran.append(2)) for number in range(200)]
+    assert len(timers._heap) < 500
+    timers.advance(7200)
+    assert ran == [2] * 200
+    assert not any(timer.pending for timer in waiting)

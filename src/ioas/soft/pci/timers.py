@@ -20,6 +20,8 @@ _STRETCH = 0.001
 """Seconds of uninterrupted work after which the thread lets others run."""
 _PAUSE = 0.0001
 _JOIN = 5.0
+_FEW = 64
+"""Up to so many entries, cancelled ones do not matter."""
 
 
 class Timer(Protocol):
@@ -64,6 +66,8 @@ class Timers:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._heap: list[_Entry] = []
+        self._tidy_at = _FEW
+        """How many entries there may be before those that were cancelled are taken out."""
         self._order = 0
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -83,9 +87,17 @@ class Timers:
                 entry.cancel()
                 return entry
             heapq.heappush(self._heap, entry)
+            if len(self._heap) > self._tidy_at:
+                self._tidy()
             if self._heap[0] is entry:
                 self._wake()
         return entry
+
+    def _tidy(self) -> None:
+        """Forget cancelled entries: a watchdog that is wound up again and again leaves many, due in a long time."""
+        self._heap = [entry for entry in self._heap if entry.pending]
+        heapq.heapify(self._heap)
+        self._tidy_at = max(_FEW, 2 * len(self._heap))
 
     def _wake(self) -> None:
         if self._thread is None:

@@ -51,7 +51,9 @@ class Argument:
     @staticmethod
     def _check(view: memoryview, offset: int, length: int) -> None:
         if offset + length > len(view):
-            raise refuse(EFAULT, f"the buffer has {len(view)} bytes, the call uses {offset + length}")
+            raise refuse(
+                EFAULT, f"the buffer has {len(view)} bytes, the call uses {offset + length}", "field", "argument"
+            )
 
 
 def copy_in(argument: Argument, struct: type[StructT], last: str) -> StructT:
