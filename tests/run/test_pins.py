@@ -297,3 +297,24 @@ while kept():
     time.sleep(0.05)
 """,
     )
+
+
+def test_huge_pages_are_read_and_written_by_dma(run: Runner) -> None:
+    with open("/proc/meminfo") as meminfo:
+        free = next(int(line.split()[1]) for line in meminfo if line.startswith("HugePages_Free"))
+    if not free:
+        pytest.skip("no free huge page (vm.nr_hugepages)")
+    passes(
+        run,
+        """
+fd = os.memfd_create("huge", os.MFD_HUGETLB); os.truncate(fd, 2 << 20)
+memory = mmap.mmap(fd, 2 << 20)
+machine.map(address_of(memory), 2 << 20)
+memory[1 << 20:(1 << 20) + 4] = b"huge"
+assert machine.read(4, iova=IOVA + (1 << 20)) == b"huge"
+machine.write(b"page", iova=IOVA + (1 << 20))
+assert memory[1 << 20:(1 << 20) + 4] == b"page"
+os.truncate(fd, 0)
+machine.copy(BUFFER, IOVA, 16, to_memory=True)
+""",
+    )

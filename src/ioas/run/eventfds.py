@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+from errno import EMFILE
 from typing import TYPE_CHECKING
 
+from ioas.run.listener import Gone
 from ioas.run.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -30,15 +32,21 @@ class EventFds:
         self._server = server
         self._own: dict[str, int] = {}
 
-    def make(self, call: Call, initial: int, flags: int) -> Outcome:
+    def make(self, call: Call, initial: int, flags: int) -> int | Outcome:
         """Answer eventfd2(2)."""
         if flags & ~_FLAGS:
             return Outcome.PROCEED  # the kernel refuses it
         if len(self._own) >= _KEPT:
             os.close(self._own.pop(next(iter(self._own))))
         fd = os.eventfd(initial, flags | os.EFD_CLOEXEC)
+        try:
+            self._server.listener.give(call.ident, fd, None, bool(flags & os.EFD_CLOEXEC), answer=True)
+        except (OSError, Gone) as error:
+            os.close(fd)
+            if isinstance(error, Gone):
+                raise
+            return -(error.errno or EMFILE)
         self._own[_identity(f"/proc/self/fdinfo/{fd}")] = fd
-        self._server.listener.give(call.ident, fd, None, bool(flags & os.EFD_CLOEXEC), answer=True)
         return Outcome.ANSWERED
 
     def own(self, caller: ProcessCaller, fd: int) -> int | None:

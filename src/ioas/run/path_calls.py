@@ -68,7 +68,7 @@ def _open_arguments(server: Server, call: Call) -> tuple[int, int, int]:
         return AT_FDCWD, first, os.O_CREAT | os.O_WRONLY | os.O_TRUNC
     if call.number == Nr.OPENAT:
         return first & _WORD, second, third & _WORD
-    how = server.processes.copy_in(call.thread, third, _OPEN_HOW.size)
+    how = server.copy_in(call.thread, third, _OPEN_HOW.size)
     flags = _OPEN_HOW.unpack(how)[0] if len(how) == _OPEN_HOW.size else 0
     return first & _WORD, second, flags & _WORD
 
@@ -209,12 +209,7 @@ def on_extended_attributes(server: Server, call: Call) -> int | Outcome:
 def _path(server: Server, thread: int, pointer: int) -> bytes:
     """The path at `pointer`; empty when there is none, and the kernel will say so."""
     for length in (_USUAL, _LONGEST):
-        try:
-            raw = server.processes.copy_in(thread, pointer, length)
-        except OSError as error:
-            server.unreachable(thread, error)
-            return b""
-        path, end, _ = raw.partition(b"\0")
+        path, end, _ = server.copy_in(thread, pointer, length).partition(b"\0")
         if end:
             return path
     return b""

@@ -31,10 +31,7 @@ def _program(server: Server, call: Call) -> str | None:
     """The file that is on_executed, as we can open it; None when that is not clear."""
     at = call.number == Nr.EXECVEAT
     directory, pointer = (call.arguments[0] & 0xFFFFFFFF, call.arguments[1]) if at else (AT_FDCWD, call.arguments[0])
-    try:
-        name, end, _ = server.processes.copy_in(call.thread, pointer, _LONGEST).partition(b"\0")
-    except OSError:
-        return None
+    name, end, _ = server.copy_in(call.thread, pointer, _LONGEST).partition(b"\0")
     base = f"/proc/{call.thread}/cwd" if directory == AT_FDCWD else f"/proc/{call.thread}/fd/{directory}"
     if not end:
         return None

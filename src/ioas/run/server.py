@@ -84,9 +84,7 @@ class Server:
         later: Later,
         handlers: Mapping[int, Handler],
     ) -> None:
-        """`numbers`: the descriptor numbers that programs are given; `watch`, `unwatch`: see `Processes`;
-        `later`: see `SharedFiles`.
-        """
+        """`numbers`: those that programs are given; `watch`, `unwatch`: see `Processes`; `later`: see `SharedFiles`."""
         self.machine = machine
         self.listener = listener
         self.reporter = reporter
@@ -105,7 +103,6 @@ class Server:
         self._later = later
         self._collecting = False
         self._call = Call(0, 0, 0, (0, 0, 0, 0, 0, 0))
-        self._path = ""
 
     def serve(self, call: Call) -> None:
         """Answer one call."""
@@ -159,6 +156,14 @@ class Server:
         given = self.files.by_link.get(link)
         return (caller, given) if caller and given else None
 
+    def copy_in(self, thread: int, address: int, length: int) -> bytes:
+        """Up to `length` bytes of a thread that need not be a user of the machine; fewer, or none, where it ends."""
+        try:
+            return self.processes.copy_in(thread, address, length)
+        except OSError as error:
+            self.unreachable(thread, error)
+            return b""
+
     def unreachable(self, thread: int, error: OSError) -> None:
         """Say once that a process cannot be looked into (PR_SET_DUMPABLE, another user)."""
         if not isinstance(error, (ProcessLookupError, FileNotFoundError)):
@@ -174,7 +179,7 @@ class Server:
 
     def install(self, caller: ProcessCaller, file: File, cloexec: bool = True) -> int:
         """Put a descriptor for `file` into the thread whose call is being served. Raises KernelError(EMFILE)."""
-        return self.give(self._call, caller, self.files.create(file, self._path), cloexec, answer=False)
+        return self.give(self._call, caller, self.files.create(file, ""), cloexec, answer=False)
 
     def open_node(self, call: Call, caller: ProcessCaller, path: str, flags: int) -> Outcome:
         """Open a device node of the machine as the answer to `call`. Raises KernelError."""

@@ -82,26 +82,18 @@ class Supervisor:
 
         Raises ProgramError: it cannot be started; EnvironmentRefusal: seccomp notification is not available.
         """
-        if platform.machine() != "x86_64" or sys.platform != "linux":
-            raise EnvironmentRefusal(
-                f"ioas run serves Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
-            )
+        _check_platform()
         environment = os.environ if environment is None else environment
         with contextlib.ExitStack() as undo:
             undo.callback(self._machine.close)
             path = find_program(self._argv[0], environment)
             numbers = descriptor_range()
-            undo.callback(sys.setswitchinterval, sys.getswitchinterval())
-            sys.setswitchinterval(_SWITCH_INTERVAL)
             mask = take_signals() if self._mask is None else self._mask
             undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
             if (early := pending_end()) is not None:
                 return -early
-            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+            _settle_down(undo)
             program = build(rules(numbers, eventfds=not can_fetch_descriptors()))
-            gc.collect()
-            undo.callback(gc.unfreeze)
-            gc.freeze()  # what has been built stays; looking through it again would delay calls
             launched = launch(path, self._argv, environment, program, mask)
             _let_go_of_inherited()
             _raise_descriptor_limit()
@@ -158,6 +150,21 @@ def _receive(listener: Listener, server: Server, watcher: Watcher) -> None:
             continue
         server.serve(call)
     watcher.notice()
+
+
+def _check_platform() -> None:
+    if platform.machine() != "x86_64" or sys.platform != "linux":
+        raise EnvironmentRefusal(f"ioas run serves Linux on x86-64, and this is {sys.platform} on {platform.machine()}")
+
+
+def _settle_down(undo: contextlib.ExitStack) -> None:
+    """Make this process one that answers quickly and inherits the program's orphans."""
+    undo.callback(sys.setswitchinterval, sys.getswitchinterval())
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()  # what has been built stays; looking through it again would delay calls
+    undo.callback(gc.unfreeze)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _let_go_of_inherited() -> None:
