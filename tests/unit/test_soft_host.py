@@ -119,6 +119,17 @@ def test_devices_are_a_list_not_a_text() -> None:
         SoftHost("edu")
 
 
+@pytest.mark.parametrize("device", [7, None, Rich, b"edu"])
+def test_a_device_is_a_text_or_a_function(device: object) -> None:
+    with pytest.raises(UsageError, match=re.escape(repr(device))):
+        SoftHost([device])
+
+
+def test_a_path_that_cannot_be_is_a_machine_error() -> None:
+    with pytest.raises(MachineError, match="null"):
+        SoftHost(machine="a\0b")
+
+
 def test_an_unknown_isolation_policy_is_refused() -> None:
     with pytest.raises(UsageError, match="strict or kernel"):
         SoftHost(isolation="loose")
@@ -138,6 +149,79 @@ def test_an_unknown_capability_is_refused_with_the_known_ones() -> None:
 def test_models_are_found_by_name() -> None:
     assert "edu" in model_names()
     assert load_model("edu").model == "edu"
+
+
+@pytest.mark.parametrize("names", ["sys_rawio", [7]])
+def test_capabilities_are_a_list_of_names(names: object) -> None:
+    with pytest.raises(UsageError, match=r"sys_rawio|7"):
+        parse_capabilities(names)
+
+
+MODELS = """
+from typing import ClassVar
+from ioas.soft.pci import Function, Msi, Option
+
+class Blinker(Function):
+    model: ClassVar[str] = "blinker"
+    vendor_id: ClassVar[int] = 0x1AF4
+    capabilities = (Msi(2),)
+    colour = Option("red", "what it shines", choices=("red", "green"))
+    rate = Option(1.0, "how often, in Hz", minimum=0.1)
+
+class Plain(Function):
+    def __init__(self) -> None:
+        super().__init__()
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package that registers models, some of which do not load."""
+    entries = {
+        "blinker": "blinkers:Blinker",
+        "fancy": "blinkers:Blinker [colours]",
+        "plain": "blinkers:Plain",
+        "edu": "blinkers:Blinker",
+        "unparsable": "blinkers_unparsable:X",
+        "failing": "blinkers_failing:X",
+    }
+    metadata = tmp_path / "blinkers-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: blinkers\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {place}\n" for name, place in entries.items())
+    (metadata / "entry_points.txt").write_text(f"[ioas.devices]\n{lines}")
+    (tmp_path / "blinkers.py").write_text(MODELS)
+    (tmp_path / "blinkers_unparsable.py").write_text("def (")
+    (tmp_path / "blinkers_failing.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("package")
+def test_models_of_other_packages_are_found_and_cannot_take_the_name_of_a_built_in_one() -> None:
+    assert {"blinker", "fancy", "edu"} <= set(model_names())
+    assert load_model("edu").vendor_id == 0x1234
+    with SoftHost(["blinker,colour=green,rate=2", "fancy"]) as host:
+        assert [str(function) for function in host.functions.values()] == [
+            "blinker 0000:01:00.0",
+            "blinker 0000:02:00.0",
+        ]
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("device", "complaint"),
+    [
+        ("blinker,colour=blue", "one of red, green"),
+        ("blinker,rate=nan", "at least 0.1"),
+        ("plain,rate=1", "Plain has no option 'rate'"),
+        ("unparsable", "blinkers_unparsable:X.*SyntaxError"),
+        ("failing", "blinkers_failing:X.*ZeroDivisionError"),
+    ],
+)
+def test_what_is_wrong_with_a_model_of_another_package_is_said_in_one_line(device: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint) as info:
+        SoftHost([device])
+    assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize("place", ["no_such_package:Model", "ioas.devices.edu:Missing", "ioas.errors:UsageError", "os"])

@@ -41,7 +41,9 @@ def _make_unit(system: System, description: UnitDescription) -> Unit:
 
 def _plug(topology: Topology, device: DeviceDescription) -> None:
     try:
-        function = device.function or load_model(device.model).create(device.options)
+        function = device.function
+        if function is None:
+            function = load_model(device.model).create(device.options)
         topology.plug(function, device.address)
     except UsageError as error:
         kind = MachineError if device.in_file else UsageError

@@ -58,9 +58,14 @@ class MachineDescription:
 
 
 def describe_device(device: str | Function) -> DeviceDescription:
-    """A description from what `SoftHost` takes: text for `parse_device`, or a function made by the caller."""
+    """A description from what `SoftHost` takes: text for `parse_device`, or a function made by the caller.
+
+    Raises UsageError for anything else.
+    """
     if isinstance(device, str):
         return parse_device(device)
+    if not isinstance(device, Function):
+        raise UsageError(f"a device is a text such as 'edu' or a function such as Edu(), not {device!r}")
     return DeviceDescription(str(device), origin=f"device {device}", function=device)
 
 

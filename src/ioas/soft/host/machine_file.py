@@ -63,6 +63,8 @@ def load_machine(path: str | os.PathLike[str]) -> MachineDescription:
         raise MachineError(f"{name}: cannot read the machine file: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise MachineError(f"{name}: cannot read the machine file: it is not UTF-8") from error
+    except ValueError as error:  # a path that open(2) cannot be asked for
+        raise MachineError(f"{name!r}: cannot read the machine file: {error}") from error
     return parse_machine(text, name)
 
 

@@ -111,7 +111,11 @@ class Function:
 
     @classmethod
     def create(cls, options: Mapping[str, OptionValue]) -> Self:
-        """Build the model from --device's or a machine file's options; raises UsageError as `__init__` does."""
+        """Build the model from --device's or a machine file's options; raises UsageError as `__init__` does.
+
+        The options are checked before, for a model may have an `__init__` that takes none.
+        """
+        option_values(cls.model or cls.__name__, cls._declared.options, options)
         return cls(**options)
 
     @classmethod

@@ -100,9 +100,10 @@ class Option(Generic[Value]):
         typed: Value = value
         if self.choices and typed not in self.choices:
             raise ValueError(given)
-        if self.minimum is not None and typed < self.minimum:
+        # Not "typed < minimum": that is false for a float that is no number.
+        if self.minimum is not None and not typed >= self.minimum:
             raise ValueError(given)
-        if self.maximum is not None and typed > self.maximum:
+        if self.maximum is not None and not typed <= self.maximum:
             raise ValueError(given)
         return typed
 
