@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from ioas.errors import Busy, InvalidArgument, NoDevice, NotPermitted, NotSupported
-from ioas.soft.iommu import Geometry, Requester, ReservedRegion, System, Unit, amd_unit, mock_unit, vtd_unit
+from ioas.errors import Busy, InvalidArgument, NoDevice, NotPermitted, NotSupported, OutOfRange, UsageError
+from ioas.soft.iommu import Geometry, Prot, Requester, ReservedRegion, System, Unit, amd_unit, mock_unit, vtd_unit
 from ioas.soft.iommu.system import Isolation
 from ioas.uapi.iommufd import iommu_hw_info_amd, iommu_hw_info_vtd
 from ioas.uapi.iommufd_test import iommu_test_hw_info
+from tests.support.ram import Ram
 
 VTD_TYPE, AMD_TYPE, MOCK_TYPE = 1, 4, 0xFEEDBEEF
 
@@ -33,6 +34,31 @@ def test_geometry_and_page_sizes(maker: Callable[[System], Unit], geometry: tupl
     assert unit.geometry == domain.geometry == geometry
     assert unit.page_sizes == domain.page_sizes == sizes
     assert unit.coherent
+
+
+@pytest.mark.parametrize(("width", "levels", "sagaw"), [(39, 3, 0b010), (48, 4, 0b100)])
+def test_a_vtd_unit_has_the_levels_for_its_width_and_tells_both(width: int, levels: int, sagaw: int) -> None:
+    system = System()
+    unit = vtd_unit(system, address_width=width)
+    capability = iommu_hw_info_vtd.from_buffer_copy(unit.hw_info(device(unit, system), 0)[1]).cap_reg
+    assert (capability >> 8 & 0x1F, (capability >> 16 & 0x3F) + 1) == (sagaw, width)
+    domain = unit.domain()
+    assert (domain.format.levels, domain.format.width) == (levels, width)
+    assert unit.geometry == domain.geometry == (0, (1 << width) - 1, True)
+    held = system.memory.hold(Ram(), 0, 1, True)
+    domain.map((1 << width) - 4096, held.segments, 0, 4096, Prot.READ)
+    assert domain.phys((1 << width) - 1) == (held.pfn(0) << 12) + 4095
+    with pytest.raises(OutOfRange):
+        domain.map(1 << width, held.segments, 0, 4096, Prot.READ)
+
+
+def test_a_domain_of_more_levels_than_a_unit_has_does_not_suit_it() -> None:
+    system = System()
+    wide, narrow = vtd_unit(system), vtd_unit(system, "dmar1", address_width=39)
+    with pytest.raises(InvalidArgument, match="48 bits"):
+        device(narrow, system).attach(wide.domain())
+    with pytest.raises(UsageError, match="57"):
+        vtd_unit(system, address_width=57)
 
 
 def test_a_unit_stands_in_its_system() -> None:

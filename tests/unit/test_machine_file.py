@@ -81,6 +81,11 @@ def test_what_is_wrong_in_a_machine_file_is_named_with_file_line_and_key(text: s
     assert "\n" not in str(info.value)
 
 
+def test_a_machine_file_that_is_nested_without_end_is_refused() -> None:
+    with pytest.raises(MachineError, match=r"lab\.toml.*nested"):
+        parse_machine("a = " + "[" * 100_000, "lab.toml")
+
+
 def test_a_machine_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"missing\.toml"):
         load_machine(tmp_path / "missing.toml")

@@ -53,6 +53,9 @@ def test_the_unit_is_that_of_the_machine_file(tmp_path: Path, iommu: str, name: 
     with SoftHost(machine=file) as host:
         (unit,) = host.system.units
         assert (unit.name, unit.geometry.start, unit.geometry.last) == (name, 0, last)
+        if name == "dmar0":
+            capability = int(host.tree.read("/sys/class/iommu/dmar0/intel-iommu/cap"), 16)
+            assert 1 << (capability >> 16 & 0x3F) + 1 == last + 1
         assert unit.geometry.force_aperture
 
 

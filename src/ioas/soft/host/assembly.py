@@ -10,8 +10,6 @@ from ioas.soft.host.models import load_model
 from ioas.soft.iommu import Geometry, System, Unit, amd_unit, vtd_unit
 from ioas.soft.pci import Topology
 
-_MAKERS = {"vt-d": vtd_unit, "amd": amd_unit}
-
 
 class Assembly(NamedTuple):
     """A machine's hardware."""
@@ -36,7 +34,9 @@ def assemble(system: System, description: MachineDescription) -> Assembly:
 
 def _make_unit(system: System, description: UnitDescription) -> Unit:
     geometry = Geometry(0, (1 << description.address_width) - 1, description.force_aperture)
-    return _MAKERS[description.kind](system, geometry=geometry)
+    if description.kind == "amd":  # its tables have 4 levels always; what is narrower is the aperture
+        return amd_unit(system, geometry=geometry)
+    return vtd_unit(system, geometry=geometry, address_width=description.address_width)
 
 
 def _plug(topology: Topology, device: DeviceDescription) -> None:

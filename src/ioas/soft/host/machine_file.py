@@ -77,6 +77,8 @@ def parse_machine(text: str, name: str = "<machine>") -> MachineDescription:
         line = int(where[1]) if where else text.count("\n") + 1
         reason = str(error).replace(where[0] if where else " (at end of document)", "")
         raise MachineError(f"{name}:{line}: not TOML: {reason}") from None
+    except RecursionError:
+        raise MachineError(f"{name}: arrays or tables are nested too deeply") from None
     return _Reader(text, name, document).machine()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ioas.errors import UsageError
 from ioas.soft.iommu.formats import AmdV1, Format, VtdSecondStage
 from ioas.soft.iommu.formats.amdv1 import mock_format
 from ioas.soft.iommu.system import System
@@ -28,12 +29,12 @@ MSI = ReservedRegion(0xFEE0_0000, 0xFEEF_FFFF, "msi")
 HYPERTRANSPORT = ReservedRegion(0xFD_0000_0000, 0xFF_FFFF_FFFF, "reserved")
 """AMD's HyperTransport range (specification 48882, table "Special Address Controls"; 7.3: HT_RANGE_START)."""
 MOCK_PASID_WIDTH = 20
+_VTD_LEVELS = {39: 3, 48: 4}
+"""Levels of the tables by bits of IOVA (VT-d 3.7)."""
 
 # VT-d specification, 11.4.2 Capability Register: field, lowest bit, value.
 _CAP = (
     ("ND: 65,536 domains", 0, 6),
-    ("SAGAW: 4-level tables", 8, 0b00100),
-    ("MGAW: 48 bits", 16, 48 - 1),
     ("ZLR: reads of no bytes", 22, 1),
     ("FRO: fault recording registers at 0x220", 24, 0x220 // 16),
     ("SSLPS: 2 MiB and 1 GiB pages", 34, 0b0011),
@@ -62,18 +63,25 @@ def _register(fields: tuple[tuple[str, int, int], ...]) -> int:
 
 
 class VtdUnit(Unit):
-    """Intel VT-d in legacy mode."""
+    """Intel VT-d in legacy mode, with tables of 3 or 4 levels: 39 or 48 bits."""
 
     kind = "vtd"
     info_type = IOMMU_HW_INFO_TYPE_INTEL_VTD
 
+    def __init__(self, system: System, name: str, geometry: Geometry | None, levels: int) -> None:
+        self._levels = levels
+        super().__init__(system, name, geometry)
+
     def _format(self, *, nest_parent: bool) -> Format:
-        return VtdSecondStage(4, writable_only=nest_parent)
+        return VtdSecondStage(self._levels, writable_only=nest_parent)
 
     def _info(self) -> bytes:
+        widths = (("SAGAW: bit 1 for 3 levels, 2 for 4", 8, 1 << self._levels - 2), ("MGAW", 16, self.width - 1))
         return bytes(
             iommu_hw_info_vtd(
-                flags=IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17, cap_reg=_register(_CAP), ecap_reg=_register(_ECAP)
+                flags=IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17,
+                cap_reg=_register((*_CAP, *widths)),
+                ecap_reg=_register(_ECAP),
             )
         )
 
@@ -122,9 +130,14 @@ class MockUnit(Unit):
         return self.geometry, self.page_sizes
 
 
-def vtd_unit(system: System, name: str = "dmar0", *, geometry: Geometry | None = None) -> Unit:
-    """A VT-d unit: 48 bits, 4-level second-stage tables, 4K, 2M and 1G pages. `geometry` overrides the aperture."""
-    return VtdUnit(system, name, geometry)
+def vtd_unit(system: System, name: str = "dmar0", *, geometry: Geometry | None = None, address_width: int = 48) -> Unit:
+    """A VT-d unit: second-stage tables of 4 levels (`address_width` 48) or 3 (39), 4K, 2M and 1G pages.
+
+    `geometry` overrides the aperture. Raises UsageError for another width.
+    """
+    if address_width not in _VTD_LEVELS:
+        raise UsageError(f"a VT-d unit translates {' or '.join(map(str, _VTD_LEVELS))} bits here, not {address_width}")
+    return VtdUnit(system, name, geometry, _VTD_LEVELS[address_width])
 
 
 def amd_unit(system: System, name: str = "ivhd0", *, geometry: Geometry | None = None) -> Unit:
