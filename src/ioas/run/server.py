@@ -165,8 +165,12 @@ class Server:
             return b""
 
     def unreachable(self, thread: int, error: OSError) -> None:
-        """Say once that a process cannot be looked into (PR_SET_DUMPABLE, another user)."""
-        if not isinstance(error, (ProcessLookupError, FileNotFoundError)):
+        """Say once that a process cannot be looked into (PR_SET_DUMPABLE, another user).
+
+        One that was killed meanwhile shows the same: its files under /proc are root's as soon as its memory is gone.
+        """
+        gone = isinstance(error, (ProcessLookupError, FileNotFoundError)) or not self.listener.waits(self._call.ident)
+        if not gone:
             self.reporter.warn_once(
                 f"process {thread} cannot be looked into ({error.strerror}): it is not dumpable, or runs as another "
                 "user; it is not served, and sees the real machine"
