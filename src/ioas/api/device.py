@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 from typing import Literal, NamedTuple
 
+from ioas.api.checks import U32_LAST, whole
 from ioas.api.files import OpenFile, Session
 from ioas.api.hwpt import Hwpt
 from ioas.api.ioas import Ioas
 from ioas.api.iommufd import Iommufd
-from ioas.api.irq import IRQ_INDEXES, Irq, IrqKind, Irqs
+from ioas.api.irq import Irq, IrqKind, Irqs, irq_index
 from ioas.api.region import Region
 from ioas.errors import UsageError
 from ioas.uapi.iommufd import IOMMU_GET_HW_INFO, iommu_hw_info
@@ -63,8 +64,13 @@ class Device(OpenFile):
 
     @property
     def id(self) -> int:
-        """The object id in the iommufd that it is bound to. Raises UsageError before `bind`."""
+        """The object id in the iommufd that it is bound to. Raises UsageError before `bind` and when closed."""
         return self._binding()[1]
+
+    @property
+    def iommufd(self) -> Iommufd | None:
+        """The iommufd that it is bound to."""
+        return self._bound[0] if self._bound is not None else None
 
     def bind(self, iommufd: Iommufd) -> None:
         """Give the device to an iommufd until it is closed. Raises Busy: in use; InvalidArgument: bound before."""
@@ -77,11 +83,15 @@ class Device(OpenFile):
         """Let the device (or one of its PASIDs) use an IOAS or page table; attached already, it is moved over.
 
         Returns the id of the page table now in use. Raises InvalidArgument: the devices of its group would differ,
-        or `Iommufd.hwpt` made the table for another IOMMU; AddressInUse: mapped IOVA is reserved for this device.
+        or `Iommufd.hwpt` made the table for another IOMMU; AddressInUse: mapped IOVA is reserved for this device;
+        UsageError: the target is closed, or belongs to another iommufd than the device.
         """
+        target.check_open()
+        if self._bound is not None:
+            self._bound[0].check_own(target.iommufd, target)
         command = vfio_device_attach_iommufd_pt(argsz=ctypes.sizeof(vfio_device_attach_iommufd_pt), pt_id=target.id)
         if pasid is not None:
-            command.flags, command.pasid = VFIO_DEVICE_ATTACH_PASID, pasid
+            command.flags, command.pasid = VFIO_DEVICE_ATTACH_PASID, whole("pasid", pasid, U32_LAST)
         self.ioctl(VFIO_DEVICE_ATTACH_IOMMUFD_PT, command)
         return command.pt_id
 
@@ -89,7 +99,7 @@ class Device(OpenFile):
         """Block all DMA of the device (or of one of its PASIDs)."""
         command = vfio_device_detach_iommufd_pt(argsz=ctypes.sizeof(vfio_device_detach_iommufd_pt))
         if pasid is not None:
-            command.flags, command.pasid = VFIO_DEVICE_DETACH_PASID, pasid
+            command.flags, command.pasid = VFIO_DEVICE_DETACH_PASID, whole("pasid", pasid, U32_LAST)
         self.ioctl(VFIO_DEVICE_DETACH_IOMMUFD_PT, command)
 
     def info(self) -> vfio_device_info:
@@ -110,9 +120,10 @@ class Device(OpenFile):
 
     def region(self, index: int) -> Region:
         """A region by VFIO_PCI_*_REGION_INDEX; one that is not there has size 0. Raises InvalidArgument."""
-        command = vfio_region_info(argsz=ctypes.sizeof(vfio_region_info), index=index)
+        number = whole("index", index, U32_LAST)
+        command = vfio_region_info(argsz=ctypes.sizeof(vfio_region_info), index=number)
         self.ioctl(VFIO_DEVICE_GET_REGION_INFO, command)
-        return Region(self, index, command.size, command.offset, command.flags)
+        return Region(self, number, command.size, command.offset, command.flags)
 
     def bar(self, number: BarIndex) -> Region:
         """BAR 0 to 5. Raises UsageError when the device does not have it."""
@@ -144,7 +155,7 @@ class Device(OpenFile):
 
     def irq_info(self, kind: IrqKind) -> vfio_irq_info:
         """VFIO_DEVICE_GET_IRQ_INFO: how many interrupts of a kind there are, and how they behave."""
-        command = vfio_irq_info(argsz=ctypes.sizeof(vfio_irq_info), index=IRQ_INDEXES[kind])
+        command = vfio_irq_info(argsz=ctypes.sizeof(vfio_irq_info), index=irq_index(kind))
         self.ioctl(VFIO_DEVICE_GET_IRQ_INFO, command)
         return command
 
@@ -161,6 +172,7 @@ class Device(OpenFile):
         self.ioctl(VFIO_DEVICE_RESET)
 
     def _binding(self) -> tuple[Iommufd, int]:
+        self.check_open()
         if self._bound is None:
             raise UsageError(f"{self.bdf} is not bound to an iommufd")
         return self._bound

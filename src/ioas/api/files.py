@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
+from ioas.api.checks import whole
 from ioas.errors import UsageError
 from ioas.host import File, Host
 from ioas.host.local import LocalCaller
@@ -15,18 +17,35 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class Session:
-    """A host and the caller that uses it: what all files opened on one host share."""
+_OFFSET_LAST = (1 << 63) - 1
+"""What pread(2) takes."""
 
-    def __init__(self, host: Host, caller: LocalCaller) -> None:
+
+class Session:
+    """A host and the caller that uses it: what all files opened on one host share, and what keeps both alive."""
+
+    def __init__(self, host: Host, caller: LocalCaller, stop: Callable[[], None]) -> None:
+        """`stop` ends the host; called once, after all files have been closed."""
         self.host = host
         self.caller = caller
         self.files: WeakSet[OpenFile] = WeakSet()
+        self._stop = stop
+        self.closed = False
 
     def close(self) -> None:
-        """Close every file that is still open."""
+        """Close every file that is still open, and stop the host. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
         for file in list(self.files):
             file.close()
+        self.caller.close()
+        self._stop()
+
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True):
+            warnings.warn(f"unclosed {self.host!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
 
 
 class OpenFile:
@@ -81,19 +100,27 @@ class OpenFile:
     def read(self, length: int, offset: int | None = None) -> bytes:
         """Read at most `length` bytes, at `offset` if there is one. Raises as `ioctl`."""
         self.check_open()
+        length, offset = whole("length", length, _OFFSET_LAST), _offset(offset)
         caller = self.session.caller
         caller.before_call()
         return self.file.read(caller, length, offset)
 
-    def write(self, data: bytes, offset: int | None = None) -> int:
-        """Write `data`, at `offset` if there is one; the number of bytes taken. Raises as `ioctl`."""
+    def write(self, data: Buffer, offset: int | None = None) -> int:
+        """Write `data` (bytes, or any buffer), at `offset` if there is one; the number of bytes taken.
+
+        Raises as `ioctl`.
+        """
         self.check_open()
+        data, offset = bytes(memoryview(data)), _offset(offset)
         caller = self.session.caller
         caller.before_call()
         return self.file.write(caller, data, offset)
 
     def close(self) -> None:
-        """Close the descriptor; the file ends when no duplicate of it is left. Idempotent."""
+        """Close the descriptor; the file ends when no duplicate of it is left. Idempotent.
+
+        In a forked child only the child's descriptor is closed.
+        """
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self.session.files.discard(self)
@@ -109,3 +136,7 @@ class OpenFile:
         if getattr(self, "_fd", -1) >= 0:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self.close()
+
+
+def _offset(offset: int | None) -> int | None:
+    return None if offset is None else whole("offset", offset, _OFFSET_LAST)

@@ -13,6 +13,7 @@ from ioas.errors import UsageError
 from ioas.host.local import LocalCaller
 from ioas.soft.host import SoftHost as Machine
 from ioas.soft.iommu import FaultRecord
+from ioas.soft.pci import Function
 from ioas.sysfs import Sysfs
 
 
@@ -25,7 +26,7 @@ class SoftHost:
 
     def __init__(
         self,
-        devices: Sequence[str] | None = None,
+        devices: Sequence[str | Function] | None = None,
         *,
         machine: str | os.PathLike[str] | None = None,
         capabilities: Iterable[str] = (),
@@ -33,7 +34,8 @@ class SoftHost:
         strict: bool = False,
         isolation: str | None = None,
     ) -> None:
-        """`devices`, as `ioas run --device` takes them, and those of a `machine` file; one "edu" by default.
+        """`devices`, as `ioas run --device` takes them, or device models made by the caller (`ioas.soft.pci.Function`),
+        and those of a `machine` file; one "edu" by default.
 
         `capabilities`: names that the program has on this machine besides its own ("sys_rawio"). `iommufd_test`: the
         kernel selftests' mock devices. `strict`: refuse memory that could not be held through munmap and fork.
@@ -53,7 +55,15 @@ class SoftHost:
             self.machine.close()
             raise
         self.sysfs = Sysfs(self.machine.tree)
-        self._session = Session(self.machine, self.caller)
+        self._session = Session(self.machine, self.caller, self.machine.close)
+
+    def __repr__(self) -> str:
+        return f"<SoftHost with {', '.join(self.devices()) or 'no devices'}{' (closed)' if self.closed else ''}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._session.closed
 
     def iommufd(self) -> Iommufd:
         """Open /dev/iommu."""
@@ -75,10 +85,8 @@ class SoftHost:
         return list(self.machine.system.faults)
 
     def close(self) -> None:
-        """Close every file and stop the machine. Idempotent."""
+        """Close every file and stop the machine. Idempotent. Nothing else ends it: files keep it running."""
         self._session.close()
-        self.caller.close()
-        self.machine.close()
 
     def __enter__(self) -> Self:
         return self

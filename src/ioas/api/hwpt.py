@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from ioas.errors import UsageError
+
 if TYPE_CHECKING:
     from ioas.api.iommufd import Iommufd
 
@@ -17,7 +19,13 @@ class Hwpt:
         self._open = True
 
     def __repr__(self) -> str:
-        return f"<Hwpt {self.id}>"
+        return f"<Hwpt {self.id}{'' if self._open else ' (closed)'}>"
+
+    def check_open(self) -> None:
+        """Raises UsageError when it, or its iommufd, is closed."""
+        self.iommufd.check_open()
+        if not self._open:
+            raise UsageError(f"page table {self.id} is closed")
 
     def close(self) -> None:
         """Destroy it. Raises Busy while a device is attached. Idempotent."""

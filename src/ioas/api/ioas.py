@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Iterable
-from errno import EINVAL
+from errno import EINVAL, ENOENT
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from ioas.api.checks import U64_LAST, whole
 from ioas.api.mapping import DmaBuffer, Mapping
 from ioas.errors import MessageTooLong, UsageError, refuse
 from ioas.host import PAGE_SIZE
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from ioas.api.iommufd import Iommufd
 
-_EVERYTHING = (1 << 64) - 1
 _MAP_SIZE = ctypes.sizeof(iommu_ioas_map)
 _UNMAP_SIZE = ctypes.sizeof(iommu_ioas_unmap)
 
@@ -70,8 +70,8 @@ class Ioas:
         `writable`, `readable`: what the device may do. `iova`: where; None leaves the choice to the host.
         Raises KernelError as `map`.
         """
-        if length <= 0:
-            raise UsageError(f"length is {length}, and has to be positive")
+        if whole("length", length) == 0:
+            raise UsageError("length is 0, and has to be positive")
         memory = mmap.mmap(-1, -(-length // PAGE_SIZE) * PAGE_SIZE)
         mapping = self.map(memory, iova=iova, writable=writable, readable=readable)
         return DmaBuffer(mapping, memoryview(memory)[:length])
@@ -87,13 +87,14 @@ class Ioas:
         would write to read-only memory.
         """
         view = memoryview(buffer)
+        where = None if iova is None else whole("iova", iova)
         self.check_open()
         memory = self.iommufd.session.caller
         address = memory.register(view)
         try:
             _check_aligned(address, view.nbytes)
-            flags = _flags(iova, not view.readonly if writable is None else writable, readable)
-            command = iommu_ioas_map(_MAP_SIZE, flags, self.id, 0, address, view.nbytes, iova or 0)
+            flags = _flags(where, not view.readonly if writable is None else writable, readable)
+            command = iommu_ioas_map(_MAP_SIZE, flags, self.id, 0, address, view.nbytes, where or 0)
             self.iommufd.ioctl(IOMMU_IOAS_MAP, command)
         except BaseException:
             memory.unregister(address)
@@ -113,8 +114,10 @@ class Ioas:
         """Map `length` bytes of a memfd from byte `start`. Raises as `map`; BadFile; InvalidArgument beyond its end."""
         self.check_open()
         fd = file if isinstance(file, int) else file.fileno()
-        flags = _flags(iova, writable, readable)
-        command = iommu_ioas_map_file(ctypes.sizeof(iommu_ioas_map_file), flags, self.id, fd, start, length, iova or 0)
+        where = None if iova is None else whole("iova", iova)
+        start, length = whole("start", start), whole("length", length)
+        flags = _flags(where, writable, readable)
+        command = iommu_ioas_map_file(ctypes.sizeof(iommu_ioas_map_file), flags, self.id, fd, start, length, where or 0)
         self.iommufd.ioctl(IOMMU_IOAS_MAP_FILE, command)
         return self._mapped(command.iova, length, flags, None)
 
@@ -131,23 +134,29 @@ class Ioas:
         """Map here, too, what `source` maps (in this or another IOAS), or `length` bytes of it from `offset`.
 
         The memory is shared and not pinned again; the copy outlives its source. What is None is as in the source.
-        Raises as `map`; NotFound when the source is gone.
+        Raises as `map`; NotFound when the source is gone; UsageError when that belongs to another iommufd.
         """
         self.check_open()
-        length = source.length - offset if length is None else length
+        self.iommufd.check_own(source.space.iommufd, source)
+        if not source.mapped:  # something else may be mapped there by now
+            raise refuse(ENOENT, "the source has been unmapped", "area", source)
+        offset = whole("offset", offset, source.length)
+        length = source.length - offset if length is None else whole("length", length)
+        where = None if iova is None else whole("iova", iova)
         flags = _flags(
-            iova,
+            where,
             bool(source.flags & IOMMU_IOAS_MAP_WRITEABLE) if writable is None else writable,
             bool(source.flags & IOMMU_IOAS_MAP_READABLE) if readable is None else readable,
         )
         size = ctypes.sizeof(iommu_ioas_copy)
-        command = iommu_ioas_copy(size, flags, self.id, source.space.id, length, iova or 0, source.iova + offset)
+        command = iommu_ioas_copy(size, flags, self.id, source.space.id, length, where or 0, source.iova + offset)
         self.iommufd.ioctl(IOMMU_IOAS_COPY, command)
         return self._mapped(command.dst_iova, length, flags, source.share_buffer())
 
     def unmap(self, iova: int, length: int) -> int:
         """Remove every mapping inside a range; the bytes removed. Raises NotFound when there is none, or one is cut."""
         self.check_open()
+        iova, length = whole("iova", iova), whole("length", length)
         command = iommu_ioas_unmap(_UNMAP_SIZE, self.id, iova, length)
         self.iommufd.ioctl(IOMMU_IOAS_UNMAP, command)
         self._forget_unmapped(iova, length, command.length)
@@ -155,7 +164,7 @@ class Ioas:
 
     def unmap_all(self) -> int:
         """Remove every mapping; the bytes removed."""
-        return self.unmap(0, _EVERYTHING)
+        return self.unmap(0, U64_LAST)
 
     def ranges(self) -> tuple[IovaRange, ...]:
         """The IOVAs that can be mapped now; attached devices narrow them."""
@@ -172,7 +181,7 @@ class Ioas:
         Replaces the list; an empty one clears it. Raises AddressInUse: reserved; InvalidArgument: they overlap.
         """
         self.check_open()
-        table = [iommu_iova_range(start, last) for start, last in ranges]
+        table = [iommu_iova_range(whole("start", start), whole("last", last)) for start, last in ranges]
         array = (iommu_iova_range * len(table))(*table)
         size = ctypes.sizeof(iommu_ioas_allow_iovas)
         command = iommu_ioas_allow_iovas(size, self.id, len(table), 0, ctypes.addressof(array) if table else 0)
@@ -200,6 +209,12 @@ class Ioas:
         while self._mappings:
             self._mappings.popitem()[1].forget()
 
+    def discard(self, mapping: Mapping) -> None:
+        """The host has unmapped `mapping`: let go of its buffer."""
+        if self._mappings.get(mapping.iova) is mapping:
+            del self._mappings[mapping.iova]
+        mapping.forget()
+
     def check_open(self) -> None:
         """Raises UsageError when it, or its iommufd, is closed."""
         self.iommufd.check_open()
@@ -213,6 +228,8 @@ class Ioas:
         self.close()
 
     def _mapped(self, iova: int, length: int, flags: int, address: int | None) -> Mapping:
+        if stale := self._mappings.get(iova):  # somebody has unmapped it by a call of his own
+            stale.forget()
         mapping = self._mappings[iova] = Mapping(self, iova, length, flags, address)
         return mapping
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
+from ioas.api.checks import U32_LAST, whole
 from ioas.api.files import OpenFile, Session
 from ioas.api.hwpt import Hwpt
 from ioas.api.ioas import Ioas
+from ioas.errors import UsageError
 from ioas.uapi.iommufd import (
     IOMMU_DESTROY,
     IOMMU_HWPT_ALLOC,
@@ -56,8 +58,12 @@ class Iommufd(OpenFile):
         """A page table for `device`, kept in step with the mappings of `space`.
 
         `dirty`: it tracks written pages; `nest_parent`: nested tables can stand on it; `pasid`: it can be attached
-        to PASIDs. Raises NotSupported when the device's IOMMU cannot.
+        to PASIDs. Raises NotSupported when the device's IOMMU cannot; UsageError when `device` or `space` belong to
+        another iommufd.
         """
+        self.check_own(device.iommufd, device)
+        self.check_own(space.iommufd, space)
+        space.check_open()
         flags = (
             (IOMMU_HWPT_ALLOC_DIRTY_TRACKING if dirty else 0)
             | (IOMMU_HWPT_ALLOC_NEST_PARENT if nest_parent else 0)
@@ -69,7 +75,8 @@ class Iommufd(OpenFile):
 
     def destroy(self, object_id: int) -> None:
         """Destroy an object by id. Raises Busy while it is used, NotFound."""
-        self.ioctl(IOMMU_DESTROY, iommu_destroy(ctypes.sizeof(iommu_destroy), object_id))
+        number = whole("object_id", object_id, U32_LAST)
+        self.ioctl(IOMMU_DESTROY, iommu_destroy(ctypes.sizeof(iommu_destroy), number))
 
     def change_process(self) -> None:
         """Charge all pinned memory to this process. Raises InvalidArgument unless all is from `map_file`."""
@@ -93,7 +100,7 @@ class Iommufd(OpenFile):
     def set_option(self, option: int, value: int, object_id: int = 0) -> None:
         """Set an IOMMU_OPTION_*. Raises KernelError."""
         command = self._option(option, IOMMU_OPTION_OP_SET, object_id)
-        command.val64 = value
+        command.val64 = whole("value", value)
         self.ioctl(IOMMU_OPTION, command)
 
     @property
@@ -106,15 +113,28 @@ class Iommufd(OpenFile):
     @vfio_ioas.setter
     def vfio_ioas(self, ioas_id: int) -> None:
         operation = IOMMU_VFIO_IOAS_SET if ioas_id else IOMMU_VFIO_IOAS_CLEAR
-        command = iommu_vfio_ioas(size=ctypes.sizeof(iommu_vfio_ioas), ioas_id=ioas_id, op=operation)
+        number = whole("ioas_id", ioas_id, U32_LAST)
+        command = iommu_vfio_ioas(size=ctypes.sizeof(iommu_vfio_ioas), ioas_id=number, op=operation)
         self.ioctl(IOMMU_VFIO_IOAS, command)
 
     def close(self) -> None:
         """Close it, and let go of the buffers that were mapped through it. Idempotent."""
-        super().close()
-        for space in list(self.spaces):
-            space.forget()
+        try:
+            super().close()
+        finally:
+            for space in list(self.spaces):
+                space.forget()
+
+    def check_own(self, owner: Iommufd | None, thing: object) -> None:
+        """Raises UsageError unless `owner`, the iommufd of `thing`, is this one: ids of another name other objects."""
+        if owner is not self:
+            raise UsageError(f"{thing!r} does not belong to this iommufd")
 
     @staticmethod
     def _option(option: int, operation: int, object_id: int) -> iommu_option:
-        return iommu_option(size=ctypes.sizeof(iommu_option), option_id=option, op=operation, object_id=object_id)
+        return iommu_option(
+            size=ctypes.sizeof(iommu_option),
+            option_id=whole("option", option, U32_LAST),
+            op=operation,
+            object_id=whole("object_id", object_id, U32_LAST),
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import select
 import struct
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -40,6 +40,13 @@ IRQ_INDEXES: dict[IrqKind, int] = {
 }
 
 
+def irq_index(kind: IrqKind) -> int:
+    """The index that VFIO has for a kind. Raises UsageError for an unknown one."""
+    if kind not in IRQ_INDEXES:
+        raise UsageError(f"{kind!r} is no kind of interrupt; kinds are {', '.join(IRQ_INDEXES)}")
+    return IRQ_INDEXES[kind]
+
+
 class Irq:
     """One interrupt. `fileno` is an eventfd that becomes readable, for select, poll and asyncio.
 
@@ -50,6 +57,7 @@ class Irq:
         self._irqs = irqs
         self._only = only
         self.vector = vector
+        self._awaited = False
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __repr__(self) -> str:
@@ -65,20 +73,39 @@ class Irq:
         """Wait until it fires, `timeout` seconds at most; how often it has fired since. Raises TimeoutError."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
-        if not poll.poll(None if timeout is None else timeout * 1000):
-            raise TimeoutError(f"no interrupt ({self._irqs.kind} {self.vector}) in {timeout} s")
-        return os.eventfd_read(self._fd)
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            # Not below 0, which means without end.
+            if not poll.poll(None if end is None else max(end - time.monotonic(), 0) * 1000):
+                raise TimeoutError(f"no interrupt ({self._irqs.kind} {self.vector}) in {timeout} s")
+            if count := self.pending():  # 0: another thread has taken it first
+                return count
 
     async def wait_async(self) -> int:
-        """The same for asyncio; combine it with asyncio.timeout."""
-        loop = asyncio.get_running_loop()
+        """The same for asyncio, for one task at a time; combine it with asyncio.timeout.
+
+        Raises UsageError while another task waits: an event loop tells one listener for each descriptor.
+        """
+        if self._awaited:
+            raise UsageError("another task waits for this interrupt")
+        self._awaited = True
+        try:
+            while not (count := self.pending()):
+                await self._readable()
+        finally:
+            self._awaited = False
+        return count
+
+    async def _readable(self) -> None:
+        import asyncio  # takes longer to import than the rest of this package, for those who do not use it
+
+        loop, fd = asyncio.get_running_loop(), self.fileno()
         fired = asyncio.Event()
-        loop.add_reader(self.fileno(), fired.set)
+        loop.add_reader(fd, fired.set)
         try:
             await fired.wait()
         finally:
-            loop.remove_reader(self._fd)
-        return os.eventfd_read(self._fd)
+            loop.remove_reader(fd)
 
     def pending(self) -> int:
         """How often it has fired since the last look; 0 when it has not."""
@@ -130,8 +157,7 @@ class Irqs:
 
     def __init__(self, device: Device, kind: IrqKind, count: int) -> None:
         """Raises UsageError for an unknown kind or no vectors; KernelError as VFIO_DEVICE_SET_IRQS."""
-        if kind not in IRQ_INDEXES:
-            raise UsageError(f"{kind!r} is no kind of interrupt; kinds are {', '.join(IRQ_INDEXES)}")
+        self._index = irq_index(kind)
         if count < 1:
             raise UsageError(f"count is {count}; at least one interrupt can be enabled")
         self.device = device
@@ -154,7 +180,7 @@ class Irqs:
     def set(self, flags: int, start: int, count: int, data: bytes = b"") -> None:
         """VFIO_DEVICE_SET_IRQS."""
         size = ctypes.sizeof(vfio_irq_set) + len(data)
-        header = vfio_irq_set(argsz=size, flags=flags, index=IRQ_INDEXES[self.kind], start=start, count=count)
+        header = vfio_irq_set(argsz=size, flags=flags, index=self._index, start=start, count=count)
         self.device.ioctl(VFIO_DEVICE_SET_IRQS, bytearray(bytes(header) + data))
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from ioas.errors import UsageError
+from ioas.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from ioas.api.ioas import Ioas
@@ -40,7 +40,10 @@ class Mapping:
     def close(self) -> None:
         """Unmap it: when this returns no DMA reaches the memory any more. Idempotent. Raises KernelError."""
         if self._mapped:
-            self.space.unmap(self.iova, self.length)
+            try:
+                self.space.unmap(self.iova, self.length)
+            except NotFound:  # unmapped already, by a call that was none of this object's
+                self.space.discard(self)
 
     def forget(self) -> None:
         """The host has unmapped it: let go of the buffer."""

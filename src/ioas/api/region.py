@@ -5,10 +5,13 @@ from __future__ import annotations
 from errno import EIO
 from typing import TYPE_CHECKING
 
+from ioas.api.checks import whole
 from ioas.errors import UsageError, refuse
 from ioas.uapi.vfio import VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_PCI_VGA_REGION_INDEX
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from ioas.api.device import Device
 
 _NAMES = {VFIO_PCI_ROM_REGION_INDEX: "ROM", VFIO_PCI_CONFIG_REGION_INDEX: "config", VFIO_PCI_VGA_REGION_INDEX: "VGA"}
@@ -49,8 +52,9 @@ class Region:
             raise refuse(EIO, f"{len(data)} of {length} bytes could be read", "region", f"{self.name}+{offset:#x}")
         return data
 
-    def write(self, offset: int, data: bytes) -> None:
-        """All of `data`."""
+    def write(self, offset: int, data: Buffer) -> None:
+        """All of `data`: bytes, or any buffer."""
+        data = bytes(memoryview(data))
         self._check(offset, len(data))
         done = self._write(data, self._base + offset)
         if done != len(data):
@@ -74,20 +78,24 @@ class Region:
 
     def write8(self, offset: int, value: int) -> None:
         """One byte; `value` is 0 to 2**8 - 1."""
-        self.write(offset, value.to_bytes(1, "little"))
+        self.write(offset, _bytes(value, 1))
 
     def write16(self, offset: int, value: int) -> None:
-        """Two bytes."""
-        self.write(offset, value.to_bytes(2, "little"))
+        """Two bytes; `value` is 0 to 2**16 - 1."""
+        self.write(offset, _bytes(value, 2))
 
     def write32(self, offset: int, value: int) -> None:
-        """Four bytes."""
-        self.write(offset, value.to_bytes(4, "little"))
+        """Four bytes; `value` is 0 to 2**32 - 1."""
+        self.write(offset, _bytes(value, 4))
 
     def write64(self, offset: int, value: int) -> None:
-        """Eight bytes, in one access where the host and the device can."""
-        self.write(offset, value.to_bytes(8, "little"))
+        """Eight bytes, in one access where the host and the device can; `value` is 0 to 2**64 - 1."""
+        self.write(offset, _bytes(value, 8))
 
     def _check(self, offset: int, length: int) -> None:
-        if offset < 0 or offset + length > self.size:
+        if offset < 0 or length < 0 or offset + length > self.size:
             raise UsageError(f"{self.name} has {self.size:#x} bytes; {length} at {offset:#x} are outside")
+
+
+def _bytes(value: int, width: int) -> bytes:
+    return whole("value", value, (1 << 8 * width) - 1).to_bytes(width, "little")

@@ -90,9 +90,14 @@ class LocalCaller:
         self._files.adopt(fd)
 
     def close_fd(self, fd: int) -> None:
-        """Close a descriptor; the last of its duplicates closes the file before this returns. KernelError(EBADF)."""
-        self.memory.check_process()
-        self._files.close(fd)
+        """Close a descriptor; the last of its duplicates closes the file before this returns. KernelError(EBADF).
+
+        In a forked child only the child's descriptor is closed: the file lives in the parent.
+        """
+        if self.memory.forked:
+            os.close(fd)
+        else:
+            self._files.close(fd)
 
     def before_call(self) -> None:
         """To be called before a call on a file: closes what the program has let go of in between.
@@ -104,7 +109,9 @@ class LocalCaller:
             self._files.sweep()
 
     def close(self) -> None:
-        """Close every file and all descriptors of its own. Idempotent."""
+        """Close every file and all descriptors of its own. Idempotent. Nothing in a forked child."""
+        if self.memory.forked:  # what is told to an epoll object or an eventfd here would reach the parent's
+            return
         self._files.close_all()
         self.memory.close()
 

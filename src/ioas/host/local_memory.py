@@ -175,6 +175,11 @@ class LocalMemory:
         """How many stretches of memory are kept in reach (for leak checks)."""
         return len(self._private) + sum(map(len, self._shared.values()))
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that made this object."""
+        return os.getpid() != self._pid
+
     def check_process(self) -> None:
         """Raises EnvironmentRefusal in a forked child: the machine and its devices stayed in the parent."""
         if os.getpid() != self._pid:

@@ -100,6 +100,10 @@ class SoftHost:
         self.nodes = {path: node for path, (node, _) in self._openers.items()}
         self.tree = self._make_tree()
         self._closed = False
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {', '.join(map(str, self.functions.values())) or 'no devices'}>"
 
     def open(self, caller: Caller, path: str, flags: int) -> File:
         """Open a device node (see `Host.open`).
@@ -115,7 +119,12 @@ class SoftHost:
             return found[1](flags)
 
     def close(self) -> None:
-        """Close every file still open, stop the devices' threads, release everything. Idempotent."""
+        """Close every file still open, stop the devices' threads, release everything. Idempotent.
+
+        In a forked child nothing happens: the machine lives in the parent, and shares descriptors with the child.
+        """
+        if os.getpid() != self._pid:
+            return
         with self.system.lock:
             self._closed = True
         self._files.close_all()
