@@ -101,8 +101,8 @@ def refuse(errno: int, reason: str, kind: CulpritKind | None = None, name: objec
     """Return the exception for `errno`, to be raised.
 
     Example: ``raise refuse(EINVAL, "length is not a multiple of 4096", "field", "length")``.
-    `kind` and `name` are the culprit's; integers are shown in hexadecimal for addresses and fields
-    and in decimal for objects. Raises nothing itself.
+    `kind` and `name` are the culprit's; integers are shown in hexadecimal for addresses and in decimal otherwise.
+    Raises nothing itself.
     """
     culprit = None
     if kind is not None:

@@ -180,6 +180,10 @@ def test_flags_of_every_kind_of_bar_are_the_kernels() -> None:
 
 def test_writing_reset_resets_and_driver_override_keeps_what_is_written(pc: Pc) -> None:
     pc.edu.interrupt()
+    for nonsense in (b"", b"0", b"2\n", b"yes"):
+        with pytest.raises(OSError, match="Invalid argument"):
+            pc.tree.write(f"{DEVICE}/reset", nonsense)
+    assert pc.edu.interrupts.asserted
     pc.tree.write(f"{DEVICE}/reset", b"1\n")
     assert not pc.edu.interrupts.asserted
     pc.tree.write(f"{DEVICE}/driver_override", b"nvme\n")

@@ -27,7 +27,8 @@ class System:
     `lock` guards object state (iommufd objects, VFIO files, groups); no DMA ever takes it. `isolation` is
     the policy for user DMA behind a unit that does not force DMA through its aperture: "strict" refuses
     it, "kernel" allows it as 7.3 does. `faults` keeps the last 1,024 fault records; `on_fault` are called with each
-    new one, on the thread of the DMA, with no lock held and no transfer open.
+    new one, on the thread of the DMA, with no transfer open, but as a rule with the lock of the device that did it:
+    they must not call back into the machine.
     """
 
     def __init__(self, isolation: Isolation = "strict") -> None:

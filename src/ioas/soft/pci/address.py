@@ -39,10 +39,5 @@ class Bdf(NamedTuple):
         """Bus and devfn as the sixteen bits of a requester ID."""
         return self.bus << 8 | self.devfn
 
-    @property
-    def bus_name(self) -> str:
-        """The name of the bus the function is on, as sysfs writes it: "0000:01"."""
-        return f"{self.domain:04x}:{self.bus:02x}"
-
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"

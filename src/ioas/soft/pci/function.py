@@ -28,6 +28,7 @@ from ioas.soft.pci.dma import Dma
 from ioas.soft.pci.interrupts import Interrupts
 from ioas.soft.pci.options import AnyOption, OptionValue, option_values
 from ioas.soft.pci.resets import ResetMethod, carry_out, methods_of, power_state
+from ioas.soft.pci.timers import ModelTimer
 
 if TYPE_CHECKING:
     from typing import Self
@@ -86,6 +87,8 @@ class Function:
     """Called with each incident, on the thread that caused it."""
     option_values: dict[str, OptionValue]
     register_values: dict[str, int]
+    running_timers: list[ModelTimer]
+    """What `after` has under way; each takes itself out."""
 
     _declared: ClassVar[Declaration] = Declaration()
 
@@ -104,7 +107,7 @@ class Function:
         self.dma = Dma(self)
         self._place: Place | None = None
         self._requester: Requester | None = None
-        self._timers: list[ModelTimer] = []
+        self.running_timers = []
         self._fill_header()
         self._capabilities = capability_list.link(self, self.capabilities)
         self.interrupts = Interrupts(self)
@@ -203,11 +206,6 @@ class Function:
         if found is None or not isinstance(found[0], kind):
             return None
         return found[0], found[1]
-
-    @property
-    def is_express(self) -> bool:
-        """Whether the function has a PCI Express capability (and so 4096 bytes of configuration space)."""
-        return self._is_express()
 
     def _enabled(self, bit: int) -> bool:
         return bool(self.config.get(header.COMMAND, 2) & bit) and power_state(self) == 0
@@ -327,7 +325,7 @@ class Function:
         """
         with self.lock:
             timer = ModelTimer(self, action)
-            self._timers.append(timer)
+            self.running_timers.append(timer)
             timer.start(self.place.timers, seconds)
         return timer
 
@@ -338,37 +336,5 @@ class Function:
 
     def cancel_timers(self) -> None:
         """Cancel everything that `after` has under way."""
-        for timer in tuple(self._timers):
+        for timer in tuple(self.running_timers):
             timer.cancel()
-
-
-class ModelTimer:
-    """A timer of a model: runs with the function's lock held, in which cancelling is exact."""
-
-    def __init__(self, function: Function, action: Callable[[], None]) -> None:
-        self._function = function
-        self._action = action
-        self._waiting: Timer | None = None
-
-    def start(self, timers: Timers, seconds: float) -> None:
-        """Let time run."""
-        self._waiting = timers.after(seconds, self._run)
-
-    @property
-    def pending(self) -> bool:
-        """Neither run nor cancelled yet."""
-        return self in self._function._timers
-
-    def cancel(self) -> None:
-        """Do not run it. Idempotent."""
-        with self._function.lock:
-            if self.pending:
-                self._function._timers.remove(self)
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    def _run(self) -> None:
-        with self._function.lock:
-            if self.pending:
-                self._function._timers.remove(self)
-                self._action()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 
@@ -220,5 +221,16 @@ def _add_controls(tree: Tree, path: str, function: Function, driver: str | None)
     if isinstance(function, RootPortWithoutAcs):
         tree.add(f"{path}/reset_subordinate", Text(b"", 0o200))
     elif function.reset_methods:
-        tree.add(f"{path}/reset", Text(b"", 0o200, lambda data: function.reset_by()))
+        tree.add(f"{path}/reset", Text(b"", 0o200, lambda data: _reset(function, data)))
         tree.add(f"{path}/reset_method", _line(" ".join(function.reset_methods), 0o644))
+
+
+def _reset(function: Function, data: bytes) -> None:
+    """Follows reset_store: 1 resets. Raises OSError(EINVAL) for anything else."""
+    try:
+        number = int(data, 0)
+    except ValueError:
+        number = 0
+    if number != 1:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), "reset")
+    function.reset_by()
