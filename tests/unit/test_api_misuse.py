@@ -15,7 +15,7 @@ import numpy
 import pytest
 
 from ioas.api import SoftHost
-from ioas.errors import KernelError, NotFound, UsageError
+from ioas.errors import BadFile, KernelError, NotFound, UsageError
 from ioas.host import PAGE_SIZE
 from ioas.uapi.iommufd import IOMMU_IOAS_UNMAP, iommu_ioas_unmap
 from tests.support.models import Rich
@@ -182,6 +182,29 @@ def test_two_tasks_cannot_wait_for_one_interrupt(room: Room) -> None:
             assert await asyncio.wait_for(first, 10) == 1
 
     asyncio.run(both())
+
+
+def test_interrupts_that_others_have_disabled_are_closed_without_complaint(room: Room) -> None:
+    first, second = room.device.irqs("msi", 1), room.device.irqs("msi", 1)
+    second.close()
+    first.close()
+    with pytest.raises(UsageError, match="closed"):
+        first[0].fileno()
+
+
+def test_a_descriptor_closed_behind_the_objects_back_is_told_and_leaves_nothing() -> None:
+    host = SoftHost()
+    iommufd, device = host.iommufd(), host.device(BDF)
+    device.bind(iommufd)
+    os.close(device.fileno())
+    with pytest.raises(BadFile):
+        device.close()
+    assert host.machine.leaks() == {"files": 1}
+    os.close(iommufd.fileno())
+    with pytest.raises(BadFile):
+        host.close()
+    assert host.machine.leaks() == host.caller.held() == {}
+    host.close()
 
 
 def test_a_device_model_of_ones_own_is_a_device() -> None:

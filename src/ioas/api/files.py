@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
@@ -33,14 +34,18 @@ class Session:
         self.closed = False
 
     def close(self) -> None:
-        """Close every file that is still open, and stop the host. Idempotent."""
+        """Close every file that is still open, and stop the host. Idempotent.
+
+        Raises KernelError(EBADF), with everything done all the same, when the program closed a descriptor by itself.
+        """
         if self.closed:
             return
         self.closed = True
-        for file in list(self.files):
-            file.close()
-        self.caller.close()
-        self._stop()
+        with ExitStack() as last_to_first:
+            last_to_first.callback(self._stop)
+            last_to_first.callback(self.caller.close)
+            for file in list(self.files):
+                last_to_first.callback(file.close)
 
     def __del__(self) -> None:
         if not getattr(self, "closed", True):

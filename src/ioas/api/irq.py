@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
-from ioas.errors import UsageError
+from ioas.errors import InvalidArgument, UsageError
 from ioas.uapi.vfio import (
     VFIO_DEVICE_SET_IRQS,
     VFIO_IRQ_SET_ACTION_MASK,
@@ -186,10 +186,14 @@ class Irqs:
     def close(self) -> None:
         """Disable the kind and close the eventfds. Idempotent."""
         enabled, self._enabled = self._enabled, False
-        if enabled and not self.device.closed:
-            self.set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
-        for irq in self._irqs:
-            irq.release()
+        try:
+            if enabled and not self.device.closed:
+                self.set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
+        except InvalidArgument:  # somebody else has disabled the kind
+            pass
+        finally:
+            for irq in self._irqs:
+                irq.release()
 
     def __len__(self) -> int:
         return len(self._irqs)

@@ -15,7 +15,7 @@ import threading
 from errno import EBADF, EBADFD, EINVAL, EMFILE, ENFILE
 from typing import TYPE_CHECKING
 
-from ioas.errors import refuse
+from ioas.errors import KernelError, refuse
 from ioas.host.seam import PAGE_SHIFT, Pin
 
 if TYPE_CHECKING:
@@ -88,7 +88,11 @@ class LocalFiles:
 
     def close(self, fd: int) -> None:
         """Close a descriptor, and its file at once when there is no duplicate. Raises KernelError(EBADF)."""
-        installed = self._by_inode.get(_inode(fd))
+        try:
+            installed = self._by_inode.get(_inode(fd))
+        except KernelError:  # the program has broken its promise (`adopt`); the file is over all the same
+            self._close_gone()
+            raise
         os.close(fd)
         with self._lock:
             if installed is not None and installed.owned:
@@ -98,8 +102,10 @@ class LocalFiles:
 
     def sweep(self) -> None:
         """Close the files whose last descriptor has gone."""
-        if not self.loose:
-            return
+        if self.loose:
+            self._close_gone()
+
+    def _close_gone(self) -> None:
         with self._lock:  # over both: a peer's number, once closed, may be another file's at once
             gone = [self._forget(peer) for peer, _ in self._hangups.poll(0)]
         for file in gone:
