@@ -84,6 +84,24 @@ def test_an_msix_table_outside_of_its_bar_is_refused() -> None:
         Short()
 
 
+@pytest.mark.parametrize("bar", [-1, 6, 7])
+def test_an_msix_table_in_no_bar_is_refused(bar: int) -> None:
+    class Lost(Function):
+        mmio = Bar(5, 4096)
+        capabilities = (Msix(8, bar),)
+
+    with pytest.raises(UsageError, match=f"BAR {bar}"):
+        Lost()
+
+
+def test_capabilities_that_do_not_fit_below_the_extended_ones_are_refused() -> None:
+    class Long(Function):
+        capabilities = (*(Msi(32, masking=True) for _ in range(6)), Pcie())
+
+    with pytest.raises(UsageError, match=r"Long.*0x10c.*0x100"):
+        Long()
+
+
 def test_msix_tables_that_overlap_are_refused() -> None:
     with pytest.raises(UsageError, match="overlap"):
         Msix(16, 0, table=0, pending=128)

@@ -35,6 +35,11 @@ def test_a_bit_cannot_be_both_writable_and_cleared_by_ones() -> None:
         Config().declare(0x40, 2, 0, writable=0x3, clearable=0x2)
 
 
+def test_a_value_that_does_not_fit_is_refused_by_its_register() -> None:
+    with pytest.raises(UsageError, match=r"0x40: 0x10000 does not fit into 2 bytes"):
+        Config().declare(0x40, 2, 0x10000)
+
+
 def test_a_byte_write_into_a_wide_register_changes_that_byte() -> None:
     config = Config()
     config.declare(0x10, 4, 0, writable=0xFFFFFFFF)

@@ -54,6 +54,14 @@ def test_beyond_the_end_and_where_no_region_is_is_einval(client: Client, offset:
     assert client.write(offset, b"") == 0
 
 
+def test_an_offset_below_0_is_no_region(client: Client) -> None:
+    for offset in (-1, -(1 << 40)):
+        with refused(EINVAL):
+            client.read(offset, 1)
+        with refused(EINVAL):
+            client.write(offset, b"x")
+
+
 def test_memory_bars_are_eio_while_decoding_is_off(client: Client) -> None:
     client.set_config(4, 2, 5)
     with refused(EIO):

@@ -84,8 +84,11 @@ class Config:
     def declare(self, offset: int, width: int, value: int, *, writable: int = 0, clearable: int = 0) -> None:
         """Define a register: its reset value, and the bits software may write or clear by writing ones.
 
-        Raises UsageError for a bit that is both, and for a register outside of the space.
+        Raises UsageError for a bit that is both, for a value that does not fit, and for a register outside of the
+        space.
         """
+        if not 0 <= value < 1 << 8 * width:
+            raise UsageError(f"configuration register {offset:#x}: {value:#x} does not fit into {width} bytes")
         if writable & clearable:
             raise UsageError(f"configuration register {offset:#x}: bits {writable & clearable:#x} are both RW and RW1C")
         if offset < 0 or offset + width > self.size:

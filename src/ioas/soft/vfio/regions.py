@@ -87,7 +87,7 @@ def write(device: VfioDevice, offset: int, data: bytes) -> int:
 
 def _bar(device: VfioDevice, index: int, position: int, count: int) -> tuple[Bar, int]:
     """The BAR, and how many of `count` bytes it has from `position`."""
-    bar = device.function.bars[index] if index <= uapi.VFIO_PCI_BAR5_REGION_INDEX else None
+    bar = device.function.bars[index] if 0 <= index <= uapi.VFIO_PCI_BAR5_REGION_INDEX else None
     if bar is None:
         raise refuse(EINVAL, "the device has no such region", "region", index)
     if position >= bar.size:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from ioas.errors import UsageError
+
 if TYPE_CHECKING:
     from ioas.soft.pci.function import Function
 
@@ -28,7 +30,10 @@ class Capability:
 
 
 def link(function: Function, capabilities: tuple[Capability, ...]) -> dict[type[Capability], tuple[Capability, int]]:
-    """Place `capabilities` one after another, chain their headers, install them; return each with its offset."""
+    """Place `capabilities` one after another, chain their headers, install them; return each with its offset.
+
+    Raises UsageError when the conventional ones do not fit below the extended ones.
+    """
     placed: dict[type[Capability], tuple[Capability, int]] = {}
     for extended in (False, True):
         start = 0x100 if extended else 0x40
@@ -37,6 +42,8 @@ def link(function: Function, capabilities: tuple[Capability, ...]) -> dict[type[
         for each in chain:
             offsets.append(start)
             start = start + each.length + 3 & ~3
+        if not extended and start > 0x100:
+            raise UsageError(f"{function}: its capabilities end at {start:#x}, beyond configuration space's 0x100")
         for position, (each, offset) in enumerate(zip(chain, offsets, strict=True), 1):
             following = offsets[position] if position < len(chain) else 0
             _declare_header(function, each, offset, following)

@@ -67,7 +67,7 @@ class Msix(Capability):
             (self.bar, self.table + self.table_length, "table"),
             (self.pending_bar, self.pending_end, "pending bits"),
         ):
-            bar = function.bars[index]
+            bar = function.bars[index] if 0 <= index < len(function.bars) else None
             if bar is None or bar.is_io or end > bar.size:
                 raise UsageError(f"the MSI-X {what} lie outside of BAR {index}")
         config = function.config
