@@ -125,6 +125,27 @@ def test_what_the_program_has_left_behind_ends_with_the_command(run: Runner) -> 
         assert process.wait(10) == 0
 
 
+def test_what_is_left_ends_too_when_the_program_is_killed_before_it_can_act_on_the_signal(run: Runner) -> None:
+    source = """
+import os, time
+if os.fork() == 0:
+    time.sleep(1000)
+os.write(1, b"%d\\n" % os.getpid())
+time.sleep(1000)
+"""
+    for _ in range(4):  # the two signals race; lost, the orphan would keep the command for ever
+        command = run.command(*run.script(source))
+        with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as process:
+            assert process.stdout is not None
+            os.kill(int(process.stdout.readline()), signal.SIGKILL)
+            process.terminate()
+            try:
+                assert process.wait(10) == -signal.SIGKILL
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
 def test_a_stop_of_the_program_stops_the_job_and_continuing_the_group_continues_both(run: Runner) -> None:
     source = COUNTER.replace("while True:", "os.kill(os.getpid(), signal.SIGTSTP)\nos.write(1, b'on\\n')\nwhile True:")
     with running(run, source) as process:

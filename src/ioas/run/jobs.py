@@ -55,6 +55,8 @@ class Job:
         self.program = program
         self.status: int | None = None
         """Its exit status, or minus the signal that killed it; None while it runs."""
+        self._ending: int | None = None
+        """The last signal passed on that ends a command: for the rest, if the program is killed before it can act."""
 
     def handle(self, received: Signal) -> None:
         """React to a signal that we have got."""
@@ -81,10 +83,14 @@ class Job:
                 self._stop(os.WSTOPSIG(status))
             else:
                 self.status = os.waitstatus_to_exitcode(status)
+                if self._ending and self.status == -signal.SIGKILL:
+                    self._end_rest(self._ending)
 
     def _pass_on(self, number: int) -> None:
         if number == signal.SIGCONT and _state(self.program) not in "Tt":
             return  # sent to the whole group
+        if number in _ENDING:
+            self._ending = number
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.program, number)
 
