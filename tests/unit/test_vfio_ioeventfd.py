@@ -65,6 +65,33 @@ def test_one_signal_carries_out_every_write_on_the_eventfd(event: int) -> None:
         assert counter(event) == 0
 
 
+def test_the_newest_write_on_an_eventfd_comes_first(event: int) -> None:
+    model = Written()
+    with bound(model) as client:
+        for data in (1, 2, 3):
+            ioeventfd(client, event, data=data)
+        os.eventfd_write(event, 1)
+        for _ in range(3):
+            assert model.done.acquire(timeout=5)
+        assert client.bar(0x20) == 1
+
+
+def test_an_eventfd_that_was_signalled_before_counts_and_is_not_read(event: int) -> None:
+    model = Written()
+    with bound(model) as client:
+        os.eventfd_write(event, 5)
+        for offset in (0x20, 0x24):
+            ioeventfd(client, event, offset)
+            assert client.bar(offset) == 1
+        assert counter(event) == 5
+        client.set_bar(0x20, 0)
+        os.eventfd_write(event, 1)
+        for _ in range(5):  # two when they began, one by hand, two now
+            assert model.done.acquire(timeout=5)
+        assert client.bar(0x20) == 1
+        assert counter(event) == 0
+
+
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_a_signal_writes_the_data(event: int, width: int) -> None:
     model = Written()

@@ -8,6 +8,7 @@ from errno import EBADF, EINVAL, ERANGE
 
 import pytest
 
+from ioas.uapi import vfio
 from tests.support.models import Rich
 from tests.support.vfio_client import (
     BOOL,
@@ -162,3 +163,75 @@ def test_closing_the_file_disables_messages(client: Client, rich: Rich, events: 
     assert rich.interrupts.enabled == "intx"
     rich.interrupt(0)
     assert counter(events[0]) == 0
+
+
+RAISE = 0x60
+MSI_CONTROL = 0x42
+
+
+@pytest.fixture
+def edu() -> Iterator[Client]:
+    """An edu, whose one message cannot be masked."""
+    with bound() as client:
+        yield client
+
+
+def test_a_message_that_comes_before_the_first_eventfd_is_signalled_once_by_it(edu: Client, events: list[int]) -> None:
+    edu.trigger(MSI, -1)
+    edu.set_bar(RAISE, 1)
+    edu.set_bar(RAISE, 1)
+    edu.trigger(MSI, events[0])
+    assert counter(events[0]) == 1
+    edu.disable(MSI)
+    edu.trigger(MSI, events[0])
+    assert counter(events[0]) == 0
+
+
+def test_a_message_that_cannot_be_masked_is_lost_after_its_eventfd_was_taken_away(
+    edu: Client, events: list[int]
+) -> None:
+    edu.trigger(MSI, events[0])
+    edu.trigger(MSI, -1)
+    edu.set_bar(RAISE, 1)
+    edu.trigger(MSI, events[1])
+    assert [counter(fd) for fd in events[:2]] == [0, 0]
+
+
+def test_a_message_that_can_be_masked_waits_for_its_next_eventfd_but_not_through_a_reset(
+    client: Client, rich: Rich, events: list[int]
+) -> None:
+    client.trigger(MSIX, events[0])
+    for reset in (False, True):
+        client.trigger(MSIX, -1)
+        rich.interrupt(0)
+        if reset:
+            client.device.ioctl(client.caller, vfio.VFIO_DEVICE_RESET, 0)
+        client.trigger(MSIX, events[1])
+        assert counter(events[1]) == (0 if reset else 1)
+
+
+@pytest.mark.parametrize("restored_by", ["reset", "hot reset", "low power"])
+def test_what_puts_configuration_back_undoes_a_disable_by_hand(
+    edu: Client, events: list[int], restored_by: str
+) -> None:
+    edu.trigger(MSI, events[0])
+    edu.set_config(MSI_CONTROL, 1, 0)
+    edu.set_bar(RAISE, 1)
+    assert counter(events[0]) == 0
+    if restored_by == "reset":
+        edu.device.ioctl(edu.caller, vfio.VFIO_DEVICE_RESET, 0)
+    elif restored_by == "hot reset":
+        edu.call(vfio.VFIO_DEVICE_PCI_HOT_RESET, vfio.vfio_pci_hot_reset(argsz=12))
+    else:
+        entry = vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | vfio.VFIO_DEVICE_FEATURE_SET
+        edu.call(vfio.VFIO_DEVICE_FEATURE, vfio.vfio_device_feature(argsz=8, flags=entry))
+    edu.set_bar(RAISE, 1)
+    assert counter(events[0]) == 1
+    assert not edu.config(MSI_CONTROL, 2) & 1, "the program still reads what it wrote"
+
+
+def test_enabling_messages_takes_the_level_of_intx_back(edu: Client, events: list[int]) -> None:
+    edu.set_bar(RAISE, 1)
+    assert edu.config(6, 2) & 8
+    edu.trigger(MSI, events[0])
+    assert not edu.config(6, 2) & 8

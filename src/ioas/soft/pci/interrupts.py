@@ -147,6 +147,8 @@ class Interrupts:
     def reconsider(self) -> None:
         """Look again after an enable, mask or disable bit may have changed: deliver what was held back."""
         with self._function.lock:
+            if self.asserted and self.enabled != "intx":  # with messages on, a function may not use its pin
+                self._function.config.set_bits(header.STATUS, 2, header.STATUS_INTERRUPT, False)
             was, self._wire = self._wire, self.asserted and not self.masked and self.enabled == "intx"
             if self._wire and not was and self._intx is not None:
                 self._intx()

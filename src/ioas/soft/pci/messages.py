@@ -20,17 +20,36 @@ MESSAGE_ADDRESS = 0xFEE00000
 class Controller:
     """Delivery, shared by both: a masked message sets its pending bit; unmasking delivers it once."""
 
-    def __init__(self, function: Function, count: int) -> None:
+    def __init__(self, function: Function, count: int, *, maskable: bool) -> None:
         self.count = count
+        self._maskable = maskable
         self._function = function
         self._callbacks: dict[int, Callback] = {}
+        self._unheard: set[int] = set()
+        """Vectors whose messages came while nobody was connected, and are not lost."""
+        self._heard: set[int] = set()
+        """Vectors that somebody has been connected to since messages were enabled."""
 
     def connect(self, vector: int, callback: Callback | None) -> None:
-        """Set or clear (None) the callback of `vector`."""
+        """Set or clear (None) the callback of `vector`.
+
+        Messages that came before make it be called once, now. Linux masks a vector that nobody listens to, where it
+        can, so the device holds its message back; where it cannot, it replays what found no handler yet - but once
+        there was one and is no more, the vector has no address, and messages are lost.
+        """
         if callback is None:
             self._callbacks.pop(vector, None)
-        else:
-            self._callbacks[vector] = callback
+            return
+        self._callbacks[vector] = callback
+        self._heard.add(vector)
+        if vector in self._unheard:
+            self._unheard.remove(vector)
+            callback()
+
+    def _forget(self) -> None:
+        """Messages are off: nobody is connected, nothing waits."""
+        for record in (self._callbacks, self._unheard, self._heard):
+            record.clear()
 
     def send(self, vector: int) -> None:
         """The device sends message `vector`."""
@@ -53,6 +72,8 @@ class Controller:
             self._function.record(f"message {vector} was not sent: bus mastering is off")
         elif (callback := self._callbacks.get(vector)) is not None:
             callback()
+        elif self._maskable or vector not in self._heard:
+            self._unheard.add(vector)
 
     def _usable(self) -> int:
         raise NotImplementedError
@@ -71,7 +92,7 @@ class MsiMessages(Controller):
     """MSI: all state stands in configuration space."""
 
     def __init__(self, function: Function, capability: Msi, offset: int) -> None:
-        super().__init__(function, capability.vectors)
+        super().__init__(function, capability.vectors, maskable=capability.masking)
         self._capability = capability
         self._offset = offset
 
@@ -96,12 +117,14 @@ class MsiMessages(Controller):
 
     def disable(self) -> None:
         """Clear the enable bit; forget callbacks and pending messages."""
-        self._callbacks.clear()
+        self._forget()
         self._function.config.set_bits(self._offset + msi.CONTROL, 2, msi.ENABLE, False)
         self.reset()
 
     def reset(self) -> None:
-        """Pending bits clear."""
+        """Pending bits clear, and what was held back with them."""
+        if self._maskable:
+            self._unheard.clear()
         if self._capability.masking:
             self._function.config.set(self._offset + self._capability.pending, 4, 0)
 
@@ -131,7 +154,7 @@ class MsixMessages(Controller):
     """MSI-X: the table and the pending bits are bytes here, which BAR accesses reach through `read` and `write`."""
 
     def __init__(self, function: Function, capability: Msix, offset: int) -> None:
-        super().__init__(function, capability.vectors)
+        super().__init__(function, capability.vectors, maskable=True)
         self._capability = capability
         self._offset = offset
         self._table = bytearray(capability.table_length)
@@ -158,12 +181,13 @@ class MsixMessages(Controller):
 
     def disable(self) -> None:
         """Clear the enable bit; forget callbacks; the table is as after a reset."""
-        self._callbacks.clear()
+        self._forget()
         self._function.config.set_bits(self._offset + msix.CONTROL, 2, msix.ENABLE | msix.FUNCTION_MASK, False)
         self.reset()
 
     def reset(self) -> None:
         """Every entry masked and zero, nothing pending."""
+        self._unheard.clear()
         self._table[:] = (msix.VECTOR_MASKED << 96).to_bytes(16, "little") * self.count
         self._pending[:] = bytes(len(self._pending))
 

@@ -181,6 +181,7 @@ class VfioDevice:
         if not reset_function(self.function):
             return False
         self.power.woken_by_reset()
+        self.irqs.messages.restore()
         return True
 
     def bus_reset(self) -> None:
@@ -188,6 +189,7 @@ class VfioDevice:
         reset_bus([device.function for device in self.siblings])
         for device in self.siblings:
             device.power.woken_by_reset()
+            device.irqs.messages.restore()
             device._needs_reset = False
 
     def _enable(self) -> None:

@@ -48,6 +48,11 @@ class Messages:
         self._interrupts.disable(self.kind)
         self.kind, self._allocated = None, 0
 
+    def restore(self) -> None:
+        """Put the messages back as they were set up here, whatever a program wrote by hand (pci_restore_msi_state)."""
+        if self.kind is not None:
+            self._interrupts.enable(self.kind, self._allocated)
+
     def set_block(self, caller: Caller, start: int, fds: Sequence[int]) -> None:
         """Let vectors from `start` signal the caller's eventfds; negative ones unset. One failure unsets the block.
 

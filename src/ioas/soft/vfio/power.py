@@ -55,6 +55,7 @@ class Power:
             config.restore(self._before_sleep)
             config.write(start + _CONTROL, wanted)  # the one register that a kernel does not put back
             self._before_sleep = None
+            self._device.irqs.messages.restore()
         self.state = state
 
     def _possible(self, state: int, capabilities: int) -> bool:
@@ -100,6 +101,7 @@ class Power:
             if not self._asleep:
                 return
             self._asleep = False
+            self._device.irqs.messages.restore()
             if self._wakeup:
                 self._wakeup.signal()
                 self.leave()

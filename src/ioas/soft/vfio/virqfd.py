@@ -15,8 +15,9 @@ import os
 import select
 import threading
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from errno import EMFILE
-from typing import NamedTuple
+from pathlib import Path
 
 from ioas.errors import refuse
 from ioas.host import EventFd
@@ -37,11 +38,14 @@ class Watch:
         self._watcher.remove(self)
 
 
-class _Signal(NamedTuple):
+@dataclass(slots=True)
+class _Signal:
     """One eventfd, whoever watches it: each of them hears of each signal, and the counter is read once."""
 
     fd: int
     """A descriptor of our own."""
+    stood: int
+    """What the counter said when the first watch began, which is no signal; 0 once a signal may have come."""
     watches: list[Watch]
 
 
@@ -61,6 +65,9 @@ class Watcher:
     def watch(self, eventfd: EventFd, action: Callable[[], None]) -> Watch:
         """Call `action` on the watcher's thread after each signal; takes over `eventfd`, whatever comes of it.
 
+        An eventfd that was signalled before counts: `action` is called once before this returns, on this thread, and
+        the counter stays as it is (vfio_virqfd_enable).
+
         Raises KernelError(EMFILE) when this process has no descriptor left for it.
         """
         watch = Watch(self, eventfd, action)
@@ -72,6 +79,8 @@ class Watcher:
             raise refuse(
                 EMFILE, "no descriptor is left to wait on the eventfd with", "limit", "RLIMIT_NOFILE"
             ) from error
+        if select.select([eventfd.fileno()], [], [], 0)[0]:
+            action()
         return watch
 
     def _signal_of(self, eventfd: EventFd) -> _Signal:
@@ -80,9 +89,10 @@ class Watcher:
         identity = _identity(eventfd.fileno())
         signal = self._signals.get(identity)
         if signal is None:
-            signal = _Signal(os.dup(eventfd.fileno()), [])
+            fd = os.dup(eventfd.fileno())
+            signal = _Signal(fd, _counter(fd), [])
             try:
-                epoll.register(signal.fd, select.EPOLLIN)
+                epoll.register(signal.fd, select.EPOLLIN | select.EPOLLET)
             except OSError:
                 os.close(signal.fd)
                 raise
@@ -153,9 +163,12 @@ class Watcher:
     def _serve(self, fd: int) -> None:
         with self._lock:
             signal = self._by_fd.get(fd)
-            if signal is None or not _taken(fd):
+            if signal is None:
                 return
-            watches = list(signal.watches)
+            stood, signal.stood = signal.stood, 0
+            if (stood and stood == _counter(fd)) or not _taken(fd):
+                return
+            watches = signal.watches[::-1]  # the newest first, as a wait queue is walked
         for watch in watches:
             self._act(signal, watch)
 
@@ -177,11 +190,21 @@ class Watcher:
 
 def _identity(fd: int) -> Hashable:
     """What two descriptors of the same eventfd have in common."""
+    return _information(fd).get("eventfd-id", fd)
+
+
+def _counter(fd: int) -> int:
+    """What the eventfd counts, without reading it."""
+    return int(_information(fd).get("eventfd-count", "0"), 16)
+
+
+def _information(fd: int) -> dict[str, str]:
+    """What the kernel tells of a descriptor of ours; nothing where there is no /proc."""
     try:
-        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-            return next((line for line in info if line.startswith(b"eventfd-id:")), fd)
-    except OSError:  # no /proc: each descriptor counts as an eventfd of its own
-        return fd
+        text = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
 def _taken(fd: int) -> bool:
