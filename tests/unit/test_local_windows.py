@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import resource
@@ -13,9 +14,10 @@ from errno import EFAULT, EMFILE
 import numpy
 import pytest
 
-from ioas.errors import BadAddress, TooManyFiles
+from ioas.errors import BadAddress, InvalidArgument, TooManyFiles
 from ioas.host import PAGE_SIZE
 from ioas.host.local import LocalCaller
+from ioas.host.local_kept import KeptFile
 from ioas.host.local_memory import LocalMemory
 from ioas.host.local_windows import FileAccess, Windows
 from tests.unit.test_local_caller_memory import dma_read, dma_write
@@ -37,6 +39,7 @@ def memfd() -> Iterator[int]:
     os.ftruncate(fd, 4 * PAGE_SIZE)
     yield fd
     os.close(fd)
+    gc.collect()  # a caught exception may hold a kept file, and the next test counts descriptors
 
 
 def address_of(buffer: mmap.mmap) -> int:
@@ -85,18 +88,47 @@ def test_a_memory_file_that_cannot_be_held_for_want_of_descriptors_is_refused(me
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     try:
         with pytest.raises(TooManyFiles) as caught:
-            memory.pin_file(memfd, 0, 1)
+            memory.kept_files.keep(memfd)
         assert caught.value.errno == EMFILE
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_file_that_cannot_be_read_is_efault(memfd: int) -> None:
-    access = FileAccess(os.open(f"/proc/self/fd/{memfd}", os.O_WRONLY), 0)
+    access = FileAccess(KeptFile(os.open(f"/proc/self/fd/{memfd}", os.O_WRONLY)), 0)
     with pytest.raises(BadAddress) as caught:
         access.read(0, 1)
     assert caught.value.errno == EFAULT
     access.close()
+
+
+def test_many_mappings_of_a_memory_file_take_one_descriptor(memfd: int) -> None:
+    caller = LocalCaller()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    files = [caller.memory_file(memfd) for _ in range(3)]
+    pins = [file.pin(page * PAGE_SIZE, 1, True) for page, file in enumerate(files)]
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    dma_write(pins[2], b"third")
+    assert os.pread(memfd, 5, 2 * PAGE_SIZE) == b"third"
+    del files
+    assert dma_read(pins[2], 5) == b"third"
+    for pin in pins:
+        pin.release()
+    del pin, pins
+    assert len(os.listdir("/proc/self/fd")) == before
+    caller.close()
+
+
+def test_a_file_that_is_no_memory_file_is_not_kept_open() -> None:
+    caller = LocalCaller()
+    reader, writer = os.pipe()
+    with pytest.raises(InvalidArgument, match="memfd"):
+        caller.memory_file(writer)
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    caller.close()
 
 
 class Slow:

@@ -59,7 +59,7 @@ class LocalCaller:
         return self._files.find(fd)
 
     def memory_file(self, fd: int) -> MemoryFile:
-        """The file behind `fd`; pinning from it raises EINVAL unless it is a memfd. Raises KernelError(EBADF)."""
+        """The memfd behind `fd`. Raises KernelError: EBADF; EINVAL when it is none."""
         self.memory.check_process()
         return LocalMemoryFile(self.memory, fd)
 

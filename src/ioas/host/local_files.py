@@ -136,33 +136,26 @@ class LocalMemoryFile:
     """A file of this process, for IOMMU_IOAS_MAP_FILE (implements `ioas.host.MemoryFile`)."""
 
     def __init__(self, memory: LocalMemory, fd: int) -> None:
-        """Raises KernelError(EBADF)."""
-        self._fd = -1
+        """Raises KernelError: EBADF; EINVAL for a file that is no memory file, of which nothing is kept then."""
+        _inode(fd)  # refuses what is no descriptor
+        if _fcntl(fd, _F_GET_SEALS) < 0:  # asked before the file is opened again: opening a device may do something
+            raise refuse(EINVAL, "only pages of a memfd can be pinned", "file", os.readlink(f"/proc/self/fd/{fd}"))
         self._memory = memory
-        self._fd = _duplicate(fd)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        self._file = memory.kept_files.keep(fd)
 
     @property
     def size(self) -> int:
         """Bytes in the file now."""
-        return os.fstat(self._fd).st_size
+        return os.fstat(self._file.fd).st_size
 
     def pin(self, start: int, count: int, write: bool) -> Pin:
         """Pin `count` pages from byte `start`.
 
-        Raises KernelError(EINVAL) for a file that is no memory file and beyond its end (follows
-        memfd_pin_folios, mm/gup.c, 7.3).
+        Raises KernelError(EINVAL) beyond the file's end (follows memfd_pin_folios, mm/gup.c, 7.3).
         """
-        if _fcntl(self._fd, _F_GET_SEALS) < 0:
-            raise refuse(
-                EINVAL, "only pages of a memfd can be pinned", "file", os.readlink(f"/proc/self/fd/{self._fd}")
-            )
         if start + (count << PAGE_SHIFT) > self.size:  # whole pages, so the file's last one must be whole too
             raise refuse(EINVAL, f"the file has {self.size} bytes", "address", start)
-        return self._memory.pin_file(self._fd, start, count)
+        return self._memory.pin_file(self._file, start, count)
 
 
 class LocalEventFd:

@@ -17,11 +17,12 @@ import os
 import resource
 import threading
 from collections.abc import Iterable
-from errno import EFAULT, EMFILE, ENFILE
+from errno import EFAULT
 from typing import TYPE_CHECKING
 
 from ioas.errors import EnvironmentRefusal, KernelError, UsageError, refuse
 from ioas.host.local_buffers import BufferTable, RegisteredBuffer, contiguous
+from ioas.host.local_kept import KeptFile, KeptFiles
 from ioas.host.local_windows import (
     AddressAccess,
     BufferAccess,
@@ -83,6 +84,7 @@ class LocalMemory:
         self._private = Windows(("mm", self._pid), AddressAccess(self._mem, 0))
         self._shared: dict[tuple[int, int], Windows] = {}
         self._table = BufferTable([], [])
+        self.kept_files = KeptFiles()
 
     def close(self) -> None:
         """Close the descriptors; nothing can be pinned or copied afterwards. Idempotent."""
@@ -129,13 +131,13 @@ class LocalMemory:
         self.check_process()
         return self._pin_areas(start, end, write)
 
-    def pin_file(self, fd: int, start: int, count: int) -> Pin:
-        """Pin `count` pages of the open file `fd` from byte `start`; see `LocalMemoryFile.pin`."""
-        status = os.fstat(fd)
+    def pin_file(self, file: KeptFile, start: int, count: int) -> Pin:
+        """Pin `count` pages of a file from byte `start`; see `LocalMemoryFile.pin`."""
+        status = os.fstat(file.fd)
         end = start + (count << PAGE_SHIFT)
         with self._lock:
             windows = self._file_windows(status.st_dev, status.st_ino)
-            window = windows.taken(start, end, True) or windows.add(start, end, FileAccess(_reopen(fd), start))
+            window = windows.taken(start, end, True) or windows.add(start, end, FileAccess(file, start))
         return LocalPin((Extent(windows, start >> PAGE_SHIFT, count, 0),), "shared file", (window,))
 
     def register(self, buffer: Buffer) -> int:
@@ -295,13 +297,3 @@ class LocalMemory:
             os.pwrite(self._bounce, data, 0)
             if not 0 <= address <= _LAST_ADDRESS or _libc.pread(self._bounce, address, len(data), 0) != len(data):
                 raise refuse(EFAULT, f"{len(data)} bytes cannot be written there", "address", address)
-
-
-def _reopen(fd: int) -> int:
-    """A descriptor of one's own, for reading and writing whatever `fd` is open for. Raises KernelError(EMFILE)."""
-    try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (EMFILE, ENFILE):
-            raise refuse(EMFILE, "the process has no free file descriptor", "limit", "RLIMIT_NOFILE") from error
-        return os.dup(fd)  # permissions or seals are in the way: then as far as `fd` goes

@@ -24,6 +24,8 @@ from ioas.errors import refuse
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from ioas.host.local_kept import KeptFile
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mremap.restype = ctypes.c_void_p
 _libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
@@ -116,16 +118,16 @@ class AddressAccess:
 
 
 class FileAccess:
-    """A file from byte `base`, by a descriptor that is closed with this object."""
+    """A file from byte `base`."""
 
-    def __init__(self, fd: int, base: int) -> None:
-        self._fd = fd
+    def __init__(self, file: KeptFile, base: int) -> None:
+        self._file = file
         self._base = base
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Access.read`."""
         try:
-            data = os.pread(self._fd, length, self._base + offset)
+            data = os.pread(self._file.fd, length, self._base + offset)
         except OSError as error:
             raise refuse(
                 EFAULT, f"the file cannot be read: {error.strerror}", "address", self._base + offset
@@ -137,16 +139,15 @@ class FileAccess:
     def write(self, offset: int, data: Buffer) -> None:
         """See `Access.write`."""
         at = self._base + offset
-        if at + len(memoryview(data)) > os.fstat(self._fd).st_size:  # pwrite would make the file grow
+        if at + len(memoryview(data)) > os.fstat(self._file.fd).st_size:  # pwrite would make the file grow
             raise refuse(EFAULT, "the file has become shorter", "address", at)
         try:
-            os.pwrite(self._fd, data, at)
+            os.pwrite(self._file.fd, data, at)
         except OSError as error:
             raise refuse(EFAULT, f"the file cannot be written: {error.strerror}", "address", at) from error
 
     def close(self) -> None:
-        """See `Access.close`."""
-        os.close(self._fd)
+        """See `Access.close`. The file closes itself."""
 
 
 class Window:
