@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import select
@@ -50,6 +51,7 @@ _: type[File] = StubFile
 
 @pytest.fixture
 def caller() -> Iterator[LocalCaller]:
+    gc.collect()  # what earlier tests left is not ours
     before = len(os.listdir("/proc/self/fd"))
     caller = LocalCaller()
     yield caller

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -17,6 +18,7 @@ from ioas.soft.vfio import Watcher
 
 @pytest.fixture
 def watcher() -> Iterator[Watcher]:
+    gc.collect()  # what earlier tests left is not ours
     before = len(os.listdir("/proc/self/fd"))
     watcher = Watcher()
     yield watcher
