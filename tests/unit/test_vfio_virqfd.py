@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import os
@@ -51,6 +52,30 @@ def test_a_device_model_that_fails_in_an_action_does_not_stop_the_others(
         sound.signal()
         assert acted.wait(10)
     assert "device model" in caplog.text
+
+
+def test_an_eventfd_signalled_before_counts_whatever_its_number_and_its_model(
+    watcher: Watcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("no descriptor above 1023 can be had")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    try:
+        low = os.eventfd(1, os.EFD_NONBLOCK)
+        high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1500)
+        event = LocalEventFd(low)
+        os.dup2(high, 1600)
+        event._fd, kept = 1600, event._fd
+        watcher.watch(event, fail).close()
+        for fd in (low, high, kept):
+            os.close(fd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize("free", range(5))

@@ -79,8 +79,8 @@ class Watcher:
             raise refuse(
                 EMFILE, "no descriptor is left to wait on the eventfd with", "limit", "RLIMIT_NOFILE"
             ) from error
-        if select.select([eventfd.fileno()], [], [], 0)[0]:
-            action()
+        if _readable(eventfd.fileno()):
+            _carry_out(watch)
         return watch
 
     def _signal_of(self, eventfd: EventFd) -> _Signal:
@@ -178,14 +178,26 @@ class Watcher:
                 return
             self._running = watch
         try:
-            watch.action()
-        except Exception:
-            # The thread serves all devices: one model's mistake must not stop the others.
-            _log.exception("a device model failed when an eventfd was signalled")
+            _carry_out(watch)
         finally:
             with self._lock:
                 self._running = None
                 self._lock.notify_all()
+
+
+def _carry_out(watch: Watch) -> None:
+    try:
+        watch.action()
+    except Exception:
+        # The thread serves all devices: one model's mistake must not stop the others.
+        _log.exception("a device model failed when an eventfd was signalled")
+
+
+def _readable(fd: int) -> bool:
+    """Whether something can be read now. By poll(2), which takes any descriptor; select(2) ends at 1023."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _identity(fd: int) -> Hashable:
