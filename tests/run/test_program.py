@@ -172,6 +172,30 @@ def test_io_uring_is_not_there_and_threads_forks_and_vforks_are(run: Runner) -> 
     assert (done.stdout, done.stderr, done.returncode) == ("8\n", "", 0)
 
 
+def test_a_program_whose_first_thread_has_ended_is_served(run_as_anyone: Runner) -> None:
+    source = """
+        import ctypes, os, select, threading
+        from edu import *
+        def rest():
+            while open(f"/proc/{os.getpid()}/stat").read().split()[2] != "Z":
+                time.sleep(0.01)
+            machine = Machine()
+            memory = private()
+            machine.map(address_of(memory), 4096)
+            memory[:4] = b"mine"
+            eventfd = os.eventfd(0)
+            call(machine.device, 0x3B6E, "=5Ii", 4 | 32, 1, 0, 1, eventfd)
+            assert machine.read(4) == b"mine"
+            machine.register(0x60, 1)
+            assert select.select([eventfd], [], [], 5)[0]
+            os.write(1, b"served\\n")
+            os._exit(0)
+        threading.Thread(target=rest).start()
+        ctypes.CDLL(None).syscall(60, 0)
+    """
+    assert run_as_anyone.python(source).stdout == "served\n"
+
+
 def test_a_program_that_is_not_dumpable_is_told_not_to_be_served(run_as_nobody: Runner) -> None:
     source = """
         import ctypes, os

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ioas.errors import refuse
 from ioas.host import Capability, EventFd, File
-from ioas.run.kernel import HUGETLBFS_MAGIC, TMPFS_MAGIC, filesystem, pidfd_getfd
+from ioas.run.kernel import HUGETLBFS_MAGIC, TMPFS_MAGIC, filesystem, take_fd
 from ioas.run.shared import ClientFile, SharedFile, SharedFiles
 from ioas.run.status import read_status
 
@@ -134,7 +134,7 @@ class ProcessCaller:
         if ours is not None:
             return OwnEventFd(ours)
         try:
-            return OwnEventFd(pidfd_getfd(self.process.pidfd, fd))
+            return OwnEventFd(take_fd(self.pid, self.thread, fd))
         except OSError as error:
             if error.errno == errno.EBADF:
                 raise _closed(fd) from None

@@ -130,7 +130,7 @@ def _look_into(pid: int, call: Call, listener: Listener) -> Iterator[Finding]:
     )
     yield _try(
         "eventfds of the program",
-        lambda: os.close(kernel.take_fd(pid, 2)),
+        lambda: os.close(kernel.take_fd(pid, pid, 2)),
         "fetched by pidfd_getfd",
         "pidfd_getfd is not allowed: eventfds are made by ioas instead, and a dup of a device file serves ioctl only",
         "degraded",

@@ -196,7 +196,7 @@ def on_dup(server: Server, call: Call) -> int | Outcome:
     caller, _ = found
     command, least = (call.arguments[1], call.arguments[2] & _WORD) if call.number == Nr.FCNTL else (0, 0)
     try:
-        copy = take_fd(caller.pid, call.arguments[0] & _WORD)
+        copy = take_fd(caller.pid, caller.thread, call.arguments[0] & _WORD)
     except OSError:  # pidfd_getfd is forbidden: the kernel's copy is outside of our range, where only ioctl is served
         return Outcome.PROCEED
     server.give(call, caller, copy, command == fcntl.F_DUPFD_CLOEXEC, answer=True, least=least)

@@ -82,6 +82,7 @@ SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 
 KCMP_VM = 1
+_PIDFD_THREAD = os.O_EXCL
 
 TMPFS_MAGIC = 0x01021994
 HUGETLBFS_MAGIC = 0x958458F6
@@ -120,9 +121,15 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     return _check(_syscall(Nr.PIDFD_GETFD, pidfd, fd, 0))
 
 
-def take_fd(pid: int, fd: int) -> int:
-    """A duplicate of descriptor `fd` of process `pid` (a thread-group id)."""
-    pidfd = os.pidfd_open(pid)
+def take_fd(process: int, thread: int, fd: int) -> int:
+    """A duplicate of descriptor `fd` of `thread` of `process`.
+
+    Before Linux 6.9 only the first thread of a process can be asked, which the others normally share descriptors with.
+    """
+    try:
+        pidfd = os.pidfd_open(thread, 0 if thread == process else _PIDFD_THREAD)
+    except OSError:
+        pidfd = os.pidfd_open(process)
     try:
         return pidfd_getfd(pidfd, fd)
     finally:

@@ -38,10 +38,10 @@ class AddressBacking:
     Permissions were checked when the memory was pinned.
     """
 
-    def __init__(self, number: int, process: int) -> None:
-        """Raises OSError: the process is gone, or may not be looked into."""
+    def __init__(self, number: int, thread: int) -> None:
+        """`thread`: one that has it. Raises OSError: that is gone, or may not be looked into."""
         self.key: Hashable = ("mm", number)
-        self._fd = os.open(f"/proc/{process}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self._fd = os.open(f"/proc/{thread}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def __del__(self) -> None:
         if hasattr(self, "_fd"):
@@ -84,19 +84,23 @@ class AddressBacking:
 
 
 class Space:
-    """One address space (implements `ioas.host.AddressSpace`)."""
+    """One address space (implements `ioas.host.AddressSpace`).
 
-    def __init__(self, process: int, transfer: Transfer, pinner: Pinner) -> None:
-        """`process`: the id of a process that has it. Raises OSError when that may not be looked into."""
+    The kernel is asked about it by the id of a thread that lives, not of the process: the first thread may have ended
+    before the others, and then has no memory any more.
+    """
+
+    def __init__(self, process: int, thread: int, transfer: Transfer, pinner: Pinner) -> None:
+        """`process`, `thread`: ids of one that has it. Raises OSError when that may not be looked into."""
         self.number = next(_numbers)
         self.process = process
-        self.thread = process
+        self.thread = thread
         """The thread whose call is being served: copies are made in its name."""
         self.pinned_pages = 0
         self.locked_pages = 0
         self.sharers = 0
         """Processes that have it."""
-        self.backing = AddressBacking(self.number, process)
+        self.backing = AddressBacking(self.number, thread)
         self._maps: Maps | None = None
         self._transfer = transfer
         self._pinner = pinner
@@ -111,7 +115,7 @@ class Space:
     def maps(self) -> Maps:
         """Its areas. Raises OSError when the process is gone."""
         if self._maps is None:
-            self._maps = Maps(self.process)
+            self._maps = Maps(self.thread)
         return self._maps
 
     def begin(self, thread: int) -> None:
@@ -162,7 +166,7 @@ class Space:
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK of the process in bytes; None for no limit (and for a process that is gone)."""
         try:
-            limit = resource.prlimit(self.process, resource.RLIMIT_MEMLOCK)[0]
+            limit = resource.prlimit(self.thread, resource.RLIMIT_MEMLOCK)[0]
         except OSError:
             return None
         return None if limit == resource.RLIM_INFINITY else limit

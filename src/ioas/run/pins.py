@@ -88,7 +88,7 @@ class Pinner:
             return None
         file = self._files.known(vma.device, vma.inode, write)
         if file is None and self._map_files:
-            path = f"/proc/{space.process}/map_files/{vma.start:x}-{vma.end:x}"
+            path = f"/proc/{space.thread}/map_files/{vma.start:x}-{vma.end:x}"
             file = self._open(path, vma, write, certain=vma.path.startswith(_MEMORY_FILES))
         return file or next(filter(None, (self._open(path, vma, write) for path in _places(space, vma))), None)
 

@@ -119,40 +119,40 @@ class Processes:
     def _new(self, thread: int) -> ProcessCaller:
         fds = os.open(f"/proc/{thread}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            process = self._process(int(read_status(thread)["Tgid"]))
+            process = self._process(int(read_status(thread)["Tgid"]), thread)
         except BaseException:
             os.close(fds)
             raise
         return ProcessCaller(thread, fds, process, self._shared)
 
-    def _process(self, number: int) -> Process:
+    def _process(self, number: int, thread: int) -> Process:
         process = self._processes.get(number)
         if process and process.ended():  # the number is used again
             self._drop(process)
             process = None
-        if process and process.executing and not self._still_has(process):
+        if process and process.executing and not self._still_has(process, thread):
             process.space.sharers -= 1
-            process.space = self._space(number)
+            process.space = self._space(number, thread)
             process.space.sharers += 1
         if process is None:
-            space = self._space(number)  # first, for it can fail
+            space = self._space(number, thread)  # first, for it can fail
             process = self._processes[number] = Process(number, os.pidfd_open(number), space)
             self._watch(process.pidfd)
         return process
 
-    def _still_has(self, process: Process) -> bool:
+    def _still_has(self, process: Process, thread: int) -> bool:
         """Whether a process that called execve still has the address space that it had."""
         if process.space.sharers == 1:
             return process.space.alive()
         others = [one for one in self._processes.values() if one.space is process.space and one is not process]
-        return any(_share(process.number, other.number) for other in others)
+        return any(_share(thread, other.number) for other in others)
 
-    def _space(self, number: int) -> Space:
+    def _space(self, number: int, thread: int) -> Space:
         """The address space of process `number`: a known one if it was made by vfork, else a new one."""
         for process in self._processes.values():
-            if process.number != number and _share(number, process.number):
+            if process.number != number and _share(thread, process.number):
                 return process.space
-        return Space(number, self._transfer, self._pinner)
+        return Space(number, thread, self._transfer, self._pinner)
 
 
 def _share(one: int, other: int) -> bool:

@@ -29,7 +29,6 @@ from ioas.run.processes import Processes
 from ioas.run.report import Reporter
 from ioas.run.shared import Later, SharedFiles
 from ioas.run.stage import Stage
-from ioas.run.status import is_dying
 from ioas.run.view import View
 
 if TYPE_CHECKING:
@@ -170,10 +169,8 @@ class Server:
 
         One that was killed meanwhile shows the same: its files under /proc are root's as soon as its memory is gone.
         """
-        if isinstance(error, (ProcessLookupError, FileNotFoundError)):
-            return
-        # in this order: a kill is pending until the thread has left the call
-        if not is_dying(thread) and self.listener.waits(self._call.ident):
+        gone = isinstance(error, (ProcessLookupError, FileNotFoundError)) or not self.listener.waits(self._call.ident)
+        if not gone:
             self.reporter.warn_once(
                 f"process {thread} cannot be looked into ({error.strerror}): it is not dumpable, or runs as another "
                 "user; it is not served, and sees the real machine"

@@ -8,7 +8,6 @@ programs read this file line by line at fixed positions.
 from __future__ import annotations
 
 import re
-import signal
 
 from ioas.host import PAGE_SIZE
 from ioas.run.memory import Space
@@ -20,15 +19,6 @@ def read_status(pid: int) -> dict[str, str]:
     """The fields of /proc/PID/status of a process or thread, as text. Raises OSError."""
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
-
-
-def is_dying(thread: int) -> bool:
-    """Whether a thread is dead or has been killed, even if it has not yet come to notice."""
-    try:
-        status = read_status(thread)
-    except OSError:
-        return True
-    return status["State"][0] in "ZX" or bool(int(status["SigPnd"], 16) >> (signal.SIGKILL - 1) & 1)
 
 
 def with_pins(text: bytes, space: Space) -> bytes:

@@ -193,7 +193,7 @@ def _raise_descriptor_limit() -> None:
 def can_fetch_descriptors() -> bool:
     """Whether pidfd_getfd(2) is allowed here, tried on ourselves."""
     try:
-        os.close(kernel.take_fd(os.getpid(), _STDERR))
+        os.close(kernel.take_fd(os.getpid(), os.getpid(), _STDERR))
     except OSError as error:
         return error.errno == EBADF
     return True

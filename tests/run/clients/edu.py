@@ -38,10 +38,18 @@ class Machine:
         self.device = os.open("/dev/vfio/devices/vfio0", os.O_RDWR | os.O_CLOEXEC)
         self.iommufd = os.open("/dev/iommu", os.O_RDWR | os.O_CLOEXEC)
         self.ioas = call(self.iommufd, IOAS_ALLOC, "=3I", 0, 0)[2]
-        call(self.device, BIND, "=2Ii1I", 0, self.iommufd, 0)
+        try:
+            call(self.device, BIND, "=2Ii1I", 0, self.iommufd, 0)
+        except OSError:
+            self.close()
+            raise
         call(self.device, ATTACH, "=3I", 0, self.ioas)
         (command,) = struct.unpack("<H", os.pread(self.device, 2, CONFIG + 4))
         os.pwrite(self.device, struct.pack("<H", command | 6), CONFIG + 4)
+
+    def close(self):
+        os.close(self.device)
+        os.close(self.iommufd)
 
     def map(self, address, length, iova=IOVA, access=READABLE | WRITEABLE):
         call(self.iommufd, IOAS_MAP, "=4I3Q", FIXED | access, self.ioas, 0, address, length, iova)
