@@ -15,9 +15,9 @@ import numpy
 import pytest
 
 from ioas.api import SoftHost
-from ioas.errors import BadFile, KernelError, NotFound, UsageError
+from ioas.errors import BadAddress, BadFile, InvalidArgument, KernelError, NotFound, OutOfMemory, UsageError
 from ioas.host import PAGE_SIZE
-from ioas.uapi.iommufd import IOMMU_IOAS_UNMAP, iommu_ioas_unmap
+from ioas.uapi.iommufd import IOMMU_IOAS_MAP_WRITEABLE, IOMMU_IOAS_UNMAP, iommu_ioas_unmap
 from tests.support.models import Rich
 from tests.support.room import BDF, IOVA, Room, opened, raise_interrupt
 
@@ -61,6 +61,28 @@ def test_a_number_that_does_not_fit_is_refused_and_not_cut_off(room: Room, name:
             WRONG_NUMBERS[name](room)
         assert dma.mapping.mapped
         assert room.space.ranges()
+
+
+def test_python_s_read_only_memory_is_not_written_by_a_device(room: Room) -> None:
+    memory = page()
+    view = memoryview(memory).toreadonly()
+    with pytest.raises(BadAddress, match="read-only"):
+        room.space.map(view, writable=True)
+    with room.space.map(view) as mapping:
+        assert not mapping.flags & IOMMU_IOAS_MAP_WRITEABLE
+    view.release()
+    memory.close()
+
+
+@pytest.mark.parametrize("length", [1 << 50, 1 << 63])
+def test_memory_that_cannot_be_had_is_enomem(room: Room, length: int) -> None:
+    with pytest.raises(OutOfMemory, match=f"{length:#x} bytes"):
+        room.space.alloc(length)
+
+
+def test_interrupts_that_a_device_lacks_are_refused_by_their_kind(room: Room) -> None:
+    with pytest.raises(InvalidArgument, match=r"0 interrupts of index 2 \(MSI-X\)"):
+        room.device.irq("msix")
 
 
 def test_numpys_integers_are_integers(room: Room) -> None:

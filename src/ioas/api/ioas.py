@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Iterable
-from errno import EINVAL, ENOENT
+from errno import EFAULT, EINVAL, ENOENT, ENOMEM
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ioas.api.checks import U64_LAST, whole
@@ -68,11 +68,14 @@ class Ioas:
         """Fresh, zeroed, page-aligned memory of at least `length` bytes, mapped for DMA.
 
         `writable`, `readable`: what the device may do. `iova`: where; None leaves the choice to the host.
-        Raises KernelError as `map`.
+        Raises KernelError as `map`, and OutOfMemory when there is not so much.
         """
         if whole("length", length) == 0:
             raise UsageError("length is 0, and has to be positive")
-        memory = mmap.mmap(-1, -(-length // PAGE_SIZE) * PAGE_SIZE)
+        try:
+            memory = mmap.mmap(-1, -(-length // PAGE_SIZE) * PAGE_SIZE)
+        except (OSError, OverflowError) as error:
+            raise refuse(ENOMEM, f"{length:#x} bytes of memory cannot be had", "field", "length") from error
         mapping = self.map(memory, iova=iova, writable=writable, readable=readable)
         return DmaBuffer(mapping, memoryview(memory)[:length])
 
@@ -93,6 +96,8 @@ class Ioas:
         address = memory.register(view)
         try:
             _check_aligned(address, view.nbytes)
+            if writable and view.readonly:  # whatever the pages' own permissions are: Python forbids it
+                raise refuse(EFAULT, "the device would write to a read-only buffer", "address", address)
             flags = _flags(where, not view.readonly if writable is None else writable, readable)
             command = iommu_ioas_map(_MAP_SIZE, flags, self.id, 0, address, view.nbytes, where or 0)
             self.iommufd.ioctl(IOMMU_IOAS_MAP, command)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NONE, BOOL, EVENTFD = uapi.VFIO_IRQ_SET_DATA_NONE, uapi.VFIO_IRQ_SET_DATA_BOOL, uapi.VFIO_IRQ_SET_DATA_EVENTFD
 _DATA_SIZES = {NONE: 0, BOOL: 1, EVENTFD: 4}
 _HEADER = end_of(uapi.vfio_irq_set, "count")
+_NAMES = ("INTx", "MSI", "MSI-X", "errors", "requests")
+"""The interrupt indexes in words."""
 _U32_MAX = 0xFFFF_FFFF
 
 
@@ -44,7 +46,8 @@ def set_irqs(file: Cdev, argument: Argument, header: uapi.vfio_irq_set) -> int:
         data = argument.read(_HEADER, _DATA_SIZES[data_type] * header.count)
         act = _ACTIONS.get((header.index, header.flags & uapi.VFIO_IRQ_SET_ACTION_TYPE_MASK))
         if act is None:
-            raise refuse(ENOTTY, f"interrupt index {header.index} has no such action", "field", "flags")
+            name = _NAMES[header.index]
+            raise refuse(ENOTTY, f"interrupt index {header.index} ({name}) has no such action", "field", "flags")
         values = struct.unpack(f"={header.count}{'i' if data_type == EVENTFD else 'B'}", data) if data else ()
         order = _Order(argument.caller, header.index, header.start, header.count, data_type, values)
         act(device.irqs, order)
@@ -59,8 +62,9 @@ def _check(header: uapi.vfio_irq_set, known: int) -> int:
         raise refuse(EINVAL, "start and count overflow", "field", "count")
     if header.flags & ~(uapi.VFIO_IRQ_SET_DATA_TYPE_MASK | uapi.VFIO_IRQ_SET_ACTION_TYPE_MASK):
         raise refuse(EINVAL, "unknown flags", "field", "flags")
+    name = _NAMES[header.index]
     if header.start >= known or header.start + header.count > known:
-        raise refuse(EINVAL, f"interrupt index {header.index} has {known} interrupts on this device", "field", "count")
+        raise refuse(EINVAL, f"the device has {known} interrupts of index {header.index} ({name})", "limit", name)
     data_type = header.flags & uapi.VFIO_IRQ_SET_DATA_TYPE_MASK
     if data_type not in _DATA_SIZES:
         raise refuse(EINVAL, "exactly one of DATA_NONE, DATA_BOOL and DATA_EVENTFD is needed", "field", "flags")
