@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -16,6 +17,25 @@ import pytest
 CLIENTS = Path(__file__).parent / "clients"
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
 Done = subprocess.CompletedProcess[str]
+
+
+def left_in_shm() -> set[str]:
+    """What supervisors have left in /dev/shm, without what running ones hold (others may run beside the tests)."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith("ioas-") and not _held(Path("/dev/shm", name))}
+
+
+def _held(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 class Runner:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.run.conftest import Runner
+import subprocess
+
+from tests.run.conftest import Runner, left_in_shm
 
 BDF = "/sys/bus/pci/devices/0000:01:00.0"
 
@@ -132,24 +134,18 @@ def test_ls_walks_the_machine_without_complaint(run: Runner) -> None:
 
 
 def test_nothing_is_left_in_shared_memory(run: Runner) -> None:
-    import os
-
-    before = set(os.listdir("/dev/shm"))
+    before = left_in_shm()
     run("ls", "/sys/bus/pci/devices")
-    assert set(os.listdir("/dev/shm")) <= before
+    assert left_in_shm() <= before
 
 
 def test_what_a_killed_supervisor_leaves_is_removed_by_the_next(run: Runner) -> None:
-    import os
-    import subprocess
-
     source = "import os, time; os.listdir('/sys/bus/pci'); print('up', flush=True); time.sleep(60)"
-    of_others = set(os.listdir("/dev/shm"))
     with subprocess.Popen(run.command(*run.script(source)), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        left = {name for name in os.listdir("/dev/shm") if name.startswith("ioas-stage-")} - of_others
-        assert left
+        before = left_in_shm()
         process.kill()
+    left = left_in_shm() - before
     run("true")
-    assert not left & set(os.listdir("/dev/shm"))
+    assert not left & left_in_shm()
