@@ -167,6 +167,8 @@ class Space:
         """RLIMIT_MEMLOCK of the process in bytes; None for no limit (and for a process that is gone)."""
         try:
             limit = resource.prlimit(self.thread, resource.RLIMIT_MEMLOCK)[0]
+        except PermissionError:  # another user's process; root in a container may not ask of it
+            return _shown_limit(self.thread)
         except OSError:
             return None
         return None if limit == resource.RLIM_INFINITY else limit
@@ -174,6 +176,16 @@ class Space:
     def pin(self, start: int, count: int, write: bool) -> Pin:
         """Pin `count` pages from page-aligned `start`. Raises KernelError(EFAULT) for holes and permissions."""
         return self._pinner.pin(self, start, count, write)
+
+
+def _shown_limit(thread: int) -> int | None:
+    """RLIMIT_MEMLOCK by /proc, which shows it to anyone."""
+    try:
+        with open(f"/proc/{thread}/limits", encoding="ascii") as file:
+            soft = next(line.split()[3] for line in file if line.startswith("Max locked memory"))
+    except (OSError, StopIteration):
+        return None
+    return None if soft == "unlimited" else int(soft)
 
 
 def _hole(address: int) -> KernelError:
