@@ -211,6 +211,8 @@ class Windows:
     def remove(self, window: Window) -> None:
         """Forget a window; `lock` is held."""
         self._windows.remove(window)
+        if not self._windows:
+            self._longest = 0
 
     def taken(self, start: int, end: int, write: bool) -> Window | None:
         """The window that covers `start` to `end` (exclusive), for writing too with `write`, with one more user."""
