@@ -1,17 +1,23 @@
 """The software host answers what the real kernel answered, question for question, but for a list with reasons.
 
 `linux-7.3.4.txt` is the record (its head says how it was made). The probe runs here as an unmodified program under
-`ioas run`. The random sequences that it also knows are for a machine with the real kernel beside it.
+`ioas run`, as whoever runs the tests and without privileges: what a call needs is granted to the machine. The
+random sequences that it also knows are for a machine with the real kernel beside it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from tests.run.conftest import NOBODY, Runner
 from tests.support.lanes import require
 
 HERE = Path(__file__).parent
@@ -29,7 +35,14 @@ SECTIONS = (
     "signals",
     "transfers",
 )
-GRANTS = [f"--cap={name}" for name in ("sys_resource", "ipc_lock", "sys_rawio", "sys_admin")]
+WITHOUT_GRANTS = ("ordinary.capabilities", "ordinary.limits_of_users", "ordinary.limits_of_both", "ordinary.devices")
+RUNS = (
+    (SECTIONS, ("sys_resource", "ipc_lock", "sys_rawio", "sys_admin")),
+    (WITHOUT_GRANTS, ()),
+    (("ordinary.limits_of_processes",), ("sys_resource",)),  # which RLIMIT_MODE needs
+)
+ORDINARY = "as an ordinary user: "
+"""How the reason begins of what differs only without privileges."""
 
 Answers = dict[tuple[str, int], str]
 
@@ -46,26 +59,41 @@ def answers(text: str) -> Answers:
     return found
 
 
-def known() -> dict[str, str]:
+def known(ordinary: bool) -> dict[str, str]:
+    """Questions that are answered otherwise, with the reasons."""
     lines = (HERE / "known_differences.txt").read_text().splitlines()
-    return dict(line.split(" | ", 1) for line in lines if line and not line.startswith("#"))
+    listed = dict(line.split(" | ", 1) for line in lines if line and not line.startswith("#"))
+    return {question: reason for question, reason in listed.items() if ordinary or not reason.startswith(ORDINARY)}
 
 
-def test_every_question_is_answered_as_by_the_kernel_or_listed_with_a_reason() -> None:
-    if os.getuid():
-        require("root", "the record was made by root, and some answers depend on it")
-    command = [sys.executable, "-m", "ioas", "run", "--iommufd-test", *GRANTS, "--"]
-    done = subprocess.run(
-        [*command, sys.executable, "-B", str(HERE / "probe.py"), *SECTIONS],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def asked(runner: Runner, sections: Sequence[str], grants: Sequence[str]) -> str:
+    """What the probe prints on a software machine with `grants`."""
+    options = ["--iommufd-test", *(f"--cap={name}" for name in grants)]
+    done = runner(sys.executable, "-B", str(HERE / "probe.py"), *sections, options=options, timeout=120)
     assert done.returncode == 0, done.stderr
-    linux, ours = answers((HERE / "linux-7.3.4.txt").read_text()), answers(done.stdout)
+    return done.stdout
+
+
+@pytest.fixture(params=["as is", "without privileges"])
+def runner(request: pytest.FixtureRequest) -> Runner:
+    """Runs the probe as whoever runs the tests, and as nobody when that is root."""
+    if request.param == "as is":
+        return Runner()
+    if os.getuid():
+        pytest.skip("the tests are run without privileges anyhow")
+    if shutil.which("setpriv") is None:
+        require("user", "no setpriv (util-linux)")
+    can_import = [*NOBODY, sys.executable, "-c", "import ioas"]
+    if subprocess.run(can_import, check=False, capture_output=True).returncode:
+        require("user", "an unprivileged user cannot read this checkout or its interpreter")
+    return Runner(NOBODY)
+
+
+def test_every_question_is_answered_as_by_the_kernel_or_listed_with_a_reason(runner: Runner) -> None:
+    linux = answers((HERE / "linux-7.3.4.txt").read_text())
+    ours = answers("".join(asked(runner, sections, grants) for sections, grants in RUNS))
     different = {key for key in linux.keys() | ours.keys() if linux.get(key) != ours.get(key)}
-    listed = known()
+    listed = known(ordinary=bool(runner.prefix) or os.getuid() != 0)
     new = [f"linux: {linux.get(key)}\n ours: {ours.get(key)}" for key in sorted(different) if key[0] not in listed]
     assert not new, "\n".join(new)
     assert not set(listed) - {question for question, _ in different}, "listed, and yet the same"

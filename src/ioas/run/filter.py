@@ -79,7 +79,7 @@ def rules(ours: FdRange, eventfds: bool) -> list[Rule]:
     copies = [Test(1, command, command) for command in (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)]
     credentials = (Nr.SETUID, Nr.SETREUID, Nr.SETRESUID, Nr.SETFSUID, Nr.CAPSET, Nr.UNSHARE, Nr.SETNS)
     return [
-        Rule(Nr.IOCTL, ((Test(1, IOCTL_TYPE, IOCTL_TYPE, 0xFF00),),)),
+        Rule(Nr.IOCTL, ((Test(1, IOCTL_TYPE, IOCTL_TYPE, 0xFF00),), (Test(0, *ours),))),
         *map(on_ours, (Nr.READ, Nr.WRITE, Nr.PREAD64, Nr.PWRITE64, Nr.READV, Nr.WRITEV)),
         *map(on_ours, (Nr.PREADV, Nr.PWRITEV, Nr.PREADV2, Nr.PWRITEV2, Nr.FSTAT, Nr.DUP, Nr.DUP2, Nr.DUP3)),
         on_ours(Nr.MMAP, 4),
