@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ioas.api import SoftHost as SoftHost
+    from ioas.api import KernelHost as KernelHost, SoftHost as SoftHost
 
-_HOMES = {"SoftHost": "ioas.api"}
+_HOMES = {"KernelHost": "ioas.api", "SoftHost": "ioas.api"}
 
-__all__ = ["SoftHost", "__version__"]
+__all__ = ["KernelHost", "SoftHost", "__version__"]
 
 
 def __getattr__(name: str) -> object:

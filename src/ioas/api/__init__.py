@@ -1,13 +1,26 @@
-"""What Python programs use: hosts, iommufd objects, devices. Everything is a context manager."""
+"""What Python programs use: hosts, iommufd objects, devices. Everything is a context manager.
+
+The two hosts are loaded on first use: whoever drives real hardware does not wait for the software machine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ioas.api.device import Device, HwInfo
-from ioas.api.host import SoftHost
 from ioas.api.hwpt import Hwpt
 from ioas.api.ioas import Ioas, IovaRange
 from ioas.api.iommufd import Iommufd
 from ioas.api.irq import Irq, Irqs
 from ioas.api.mapping import DmaBuffer, Mapping
 from ioas.api.region import Region
+
+if TYPE_CHECKING:
+    from ioas.api.kernel_host import KernelHost
+    from ioas.api.soft_host import SoftHost
+
+_HOSTS = {"KernelHost": "ioas.api.kernel_host", "SoftHost": "ioas.api.soft_host"}
 
 __all__ = [
     "Device",
@@ -19,7 +32,14 @@ __all__ = [
     "IovaRange",
     "Irq",
     "Irqs",
+    "KernelHost",
     "Mapping",
     "Region",
     "SoftHost",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOSTS:
+        return getattr(import_module(_HOSTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

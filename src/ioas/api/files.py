@@ -6,13 +6,12 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 from weakref import WeakSet
 
 from ioas.api.checks import whole
 from ioas.errors import UsageError
-from ioas.host import File, Host
-from ioas.host.local import LocalCaller
+from ioas.host import Caller, File, Host
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -22,10 +21,42 @@ _OFFSET_LAST = (1 << 63) - 1
 """What pread(2) takes."""
 
 
+class Program(Caller, Protocol):
+    """The calling process, that this API is used in: `ioas.host.local.LocalCaller`, `ioas.kernel.KernelCaller`."""
+
+    def register(self, buffer: Buffer) -> int:
+        """Keep `buffer` in place until `unregister`; returns its address. Raises UsageError."""
+        ...
+
+    def register_again(self, address: int) -> None:
+        """Count one more `register` of the buffer at `address`."""
+        ...
+
+    def unregister(self, address: int) -> None:
+        """Undo one `register`."""
+        ...
+
+    def adopt(self, fd: int) -> None:
+        """Promise to close `fd`, which `install` returned, by `close_fd`."""
+        ...
+
+    def close_fd(self, fd: int) -> None:
+        """Close a descriptor. Raises KernelError(EBADF)."""
+        ...
+
+    def before_call(self) -> None:
+        """To be called before a call on a file."""
+        ...
+
+    def close(self) -> None:
+        """Close what is left."""
+        ...
+
+
 class Session:
     """A host and the caller that uses it: what all files opened on one host share, and what keeps both alive."""
 
-    def __init__(self, host: Host, caller: LocalCaller, stop: Callable[[], None]) -> None:
+    def __init__(self, host: Host, caller: Program, stop: Callable[[], None]) -> None:
         """`stop` ends the host; called once, after all files have been closed."""
         self.host = host
         self.caller = caller

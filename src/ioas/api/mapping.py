@@ -56,7 +56,7 @@ class Mapping:
         """Keep the buffer alive once more, for a copy; its address."""
         if self._address is None:
             return None
-        self.space.iommufd.session.caller.memory.register_again(self._address)
+        self.space.iommufd.session.caller.register_again(self._address)
         return self._address
 
     def __enter__(self) -> Self:

@@ -81,6 +81,10 @@ class LocalCaller:
         self.memory.check_process()
         return self.memory.register(buffer)
 
+    def register_again(self, address: int) -> None:
+        """Count one more `register` of the buffer at `address`. Raises UsageError when none is registered there."""
+        self.memory.register_again(address)
+
     def unregister(self, address: int) -> None:
         """Undo one `register`. Raises UsageError when nothing is registered at `address`."""
         self.memory.unregister(address)

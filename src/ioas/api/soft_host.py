@@ -1,0 +1,60 @@
+"""`SoftHost`: a software machine for Python programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from ioas.api.files import Session
+from ioas.api.host import BaseHost
+from ioas.host.local import LocalCaller
+from ioas.soft.host import SoftHost as Machine
+from ioas.soft.iommu import FaultRecord
+from ioas.soft.pci import Function
+from ioas.sysfs import Sysfs
+
+
+class SoftHost(BaseHost):
+    """A software machine: an IOMMU, PCI devices behind it, /dev/iommu and VFIO. Use it as a context manager.
+
+    >>> with SoftHost(devices=["edu"]) as host, host.iommufd() as iommufd, host.device("0000:01:00.0") as device:
+    ...     device.bind(iommufd)
+
+    Closing it stops the machine. Nothing else ends it: open files keep it running.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str | Function] | None = None,
+        *,
+        machine: str | os.PathLike[str] | None = None,
+        capabilities: Iterable[str] = (),
+        iommufd_test: bool = False,
+        strict: bool = False,
+        isolation: str | None = None,
+    ) -> None:
+        """`devices`, as `ioas run --device` takes them, or device models made by the caller (`ioas.soft.pci.Function`),
+        and those of a `machine` file; one "edu" by default.
+
+        `capabilities`: names that the program has on this machine besides its own ("sys_rawio"). `iommufd_test`: the
+        kernel selftests' mock devices. `strict`: refuse memory that could not be held through munmap and fork.
+        `isolation`: "strict" or "kernel". Raises UsageError, MachineError.
+        """
+        self.machine = Machine(
+            devices,
+            machine=machine,
+            capabilities=capabilities,
+            iommufd_test=iommufd_test,
+            strict=strict,
+            isolation=isolation,
+        )
+        try:
+            self.caller = LocalCaller(self.machine.grants, strict=strict)
+        except BaseException:
+            self.machine.close()
+            raise
+        super().__init__(Session(self.machine, self.caller, self.machine.close), Sysfs(self.machine.tree))
+
+    def faults(self) -> list[FaultRecord]:
+        """The DMA that the IOMMU stopped, oldest first (the machine remembers a bounded number)."""
+        return list(self.machine.system.faults)
