@@ -69,22 +69,27 @@ class Job:
             self._pass_on(received.number)
 
     def reap(self) -> None:
-        """Collect every child that has ended or stopped: the program, and orphans of its that we have inherited."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid != self.program:
-                continue
-            if os.WIFSTOPPED(status):
-                self._stop(os.WSTOPSIG(status))
-            else:
-                self.status = os.waitstatus_to_exitcode(status)
-                if self._ending and self.status == -signal.SIGKILL:
-                    self._end_rest(self._ending)
+        """Collect every child that has ended, and a stop of the program: orphans of its that we have inherited too.
+
+        Each is asked for by its id, and first without taking anything: whatever is seized by ptrace(2) shows its stops
+        to any wait in this process, and they are for who seized it.
+        """
+        for child in (self.program, *_children(os.getpid())):
+            with contextlib.suppress(ChildProcessError):
+                found = os.waitid(os.P_PID, child, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+                if found and found.si_code != os.CLD_TRAPPED:
+                    self.collected(*os.waitpid(child, os.WNOHANG | os.WUNTRACED))
+
+    def collected(self, child: int, status: int) -> None:
+        """`child` has been waited for, with this status: here, or by who had it seized."""
+        if child != self.program:
+            return
+        if os.WIFSTOPPED(status):
+            self._stop(os.WSTOPSIG(status))
+        else:
+            self.status = os.waitstatus_to_exitcode(status)
+            if self._ending and self.status == -signal.SIGKILL:
+                self._end_rest(self._ending)
 
     def _pass_on(self, number: int) -> None:
         if number == signal.SIGCONT and _state(self.program) not in "Tt":
@@ -152,7 +157,15 @@ def end_like(status: int) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(int(name)) == pid]
+    """Children of a process, those that have ended and not been waited for among them."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(int(name)) == pid]
+    return found
 
 
 def _parent(pid: int) -> int:

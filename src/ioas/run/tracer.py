@@ -1,0 +1,192 @@
+"""The tracer: the one thread that keeps processes of the program seized by ptrace(2).
+
+The kernel lets nobody but the thread that seized a tracee touch it, so whatever is to be done to one is a *job* that
+the tracer carries out (`submit`). Between jobs it sleeps in wait(2) for whatever its tracees do and gives each stop to
+`on_stop`; without tracees it sleeps until the next job. A job comes while it sleeps in wait(2) by a signal, NUDGE,
+which is repeated until the job is taken: one that arrives just before the sleep would be lost.
+
+Whoever traces a child of his own group collects its end as well (do_wait, kernel/exit.c): `ended` is told of it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from ioas.run import ptrace
+from ioas.run.jobs import NUDGE
+from ioas.run.ptrace import Stop
+
+T = TypeVar("T")
+_NUDGE_EVERY = 0.005
+
+
+class Busy(Exception):  # noqa: N818 - a state, not an error
+    """The tracer has not taken a job in time."""
+
+
+class _Job(Generic[T]):
+    """Something to be done by the tracer, and what has come of it."""
+
+    def __init__(self, action: Callable[[], T]) -> None:
+        self.taken = False
+        self._action = action
+        self._done = threading.Event()
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        self.taken = True
+        try:
+            self._result.append(self._action())
+        except BaseException as error:  # raised again in the thread that waits for it
+            self._error = error
+        self._done.set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._done.wait(seconds)
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+
+class Tracer(threading.Thread):
+    """Owns tracees. `seize` and `release` are for jobs, and for `on_stop`, which runs in this thread too."""
+
+    def __init__(self, ended: Callable[[int, int], None], failed: Callable[[Exception], None]) -> None:
+        """`ended`: told id and wait(2) status of a tracee that has ended; `failed`: told what `on_stop` raises."""
+        super().__init__(name="ioas-tracer", daemon=True)
+        self.on_stop: Callable[[Stop], None] = _let_run
+        """Called for each stop of a tracee that no job waits for; must see to it that the tracee runs again."""
+        self._ended = ended
+        self._failed = failed
+        self._tracees: set[int] = set()
+        self._jobs: deque[_Job[Any]] = deque()
+        self._work = threading.Condition()
+        self._closing = False
+
+    def submit(self, action: Callable[[], T], seconds: float = 5.0) -> T:
+        """Have `action` carried out by the tracer and return what it returns, or raise what it raises.
+
+        Raises Busy, and does not carry it out, when the tracer has not begun with it after `seconds`; once begun it
+        is waited for. From the tracer itself: carried out at once.
+        """
+        if threading.current_thread() is self:
+            return action()
+        job = _Job(action)
+        with self._work:
+            self._jobs.append(job)
+            self._work.notify()
+        left = seconds
+        while True:
+            self._nudge()
+            if job.wait(_NUDGE_EVERY):
+                return job.result()
+            left -= _NUDGE_EVERY
+            if left <= 0 and self._withdraw(job):
+                raise Busy
+
+    def owns(self, thread: int) -> bool:
+        """Whether `thread` is a tracee. From other threads: as of now, it may change at once."""
+        return thread in self._tracees
+
+    def seize(self, thread: int, options: int) -> None:
+        """Make `thread` a tracee. Raises OSError: EPERM for one that is traced already (a debugger), ESRCH."""
+        ptrace.seize(thread, options)
+        self._tracees.add(thread)
+
+    def adopt(self, thread: int) -> None:
+        """`thread` is a tracee without having been seized: a tracee has made it (OPTION_TRACE_CLONE and so on)."""
+        self._tracees.add(thread)
+
+    def release(self, thread: int, number: int = 0) -> None:
+        """Let go of a tracee that stands. Raises OSError(ESRCH): it does not, or is gone."""
+        ptrace.detach(thread, number)
+        self._tracees.discard(thread)
+
+    def wait_for(self, thread: int) -> Stop:
+        """For jobs: wait for the next stop of `thread`, or its end, which `ended` is told of."""
+        while True:
+            try:
+                stop = ptrace.wait(thread)
+            except InterruptedError:
+                continue
+            if stop is not None:
+                return self._noted(stop)
+
+    def close(self) -> None:
+        """End the thread; its tracees run on, untraced."""
+        with self._work:
+            self._closing = True
+            self._work.notify()
+        while self.is_alive():
+            self._nudge()
+            self.join(_NUDGE_EVERY)
+
+    def run(self) -> None:
+        """Carry out jobs and hand on stops until `close`."""
+        while not self._closing:
+            while self._jobs:
+                self._next_job()
+            if not self._tracees:
+                with self._work:
+                    self._work.wait_for(lambda: self._jobs or self._closing)
+                continue
+            try:
+                stop = ptrace.wait()
+            except InterruptedError:
+                continue
+            except ChildProcessError:
+                self._tracees.clear()
+                continue
+            if stop is not None:
+                self._handle(self._noted(stop))
+
+    def _next_job(self) -> None:
+        with self._work:
+            job = self._jobs.popleft() if self._jobs else None
+            if job:
+                job.taken = True
+        if job:
+            job.run()
+
+    def _withdraw(self, job: _Job[T]) -> bool:
+        """Take back a job that has not been begun; whether that was so."""
+        with self._work:
+            if job.taken:
+                return False
+            self._jobs.remove(job)
+            return True
+
+    def _nudge(self) -> None:
+        if self.ident is not None and self._tracees and self.is_alive():
+            signal.pthread_kill(self.ident, NUDGE)
+
+    def _noted(self, stop: Stop) -> Stop:
+        if not stop.stands:
+            self._tracees.discard(stop.thread)
+            self._ended(stop.thread, stop.status)
+        return stop
+
+    def _handle(self, stop: Stop) -> None:
+        if not stop.stands:
+            return
+        try:
+            self.on_stop(stop)
+        except ProcessLookupError:
+            pass  # killed while it stood
+        except Exception as error:  # the others must go on being served
+            self._failed(error)
+
+
+def _let_run(stop: Stop) -> None:
+    """What to do with a stop that nobody knows: deliver the signal, stay in a group stop."""
+    if stop.event == ptrace.EVENT_STOP and stop.signal != signal.SIGTRAP:
+        ptrace.listen(stop.thread)
+    else:
+        ptrace.resume(stop.thread, 0 if stop.event or stop.at_call else stop.signal)
