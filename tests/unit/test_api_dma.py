@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from ioas.errors import BadAddress
+from ioas.errors import BadAddress, UsageError
 from ioas.host import PAGE_SIZE
 from ioas.uapi.iommufd import (
     IOMMU_IOAS_MAP,
@@ -69,6 +69,14 @@ def test_data_go_to_the_device_and_back(room: Room) -> None:
         to_memory(room, IOVA + PAGE_SIZE, PAGE_SIZE)
         assert buffer.view[PAGE_SIZE:] == data
     assert room.host.faults() == []
+
+
+def test_a_buffer_says_by_page_where_the_device_finds_it(room: Room) -> None:
+    with room.space.alloc(2 * PAGE_SIZE + 1, iova=IOVA) as buffer:
+        assert list(buffer.pages) == [IOVA, IOVA + PAGE_SIZE, IOVA + 2 * PAGE_SIZE]
+        assert list(buffer.mapping.pages) == list(buffer.pages)
+    with pytest.raises(UsageError, match="closed"):
+        buffer.pages  # noqa: B018
 
 
 def test_dma_crosses_pages_and_mappings_that_follow_each_other(room: Room) -> None:

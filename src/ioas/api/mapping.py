@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from ioas.errors import NotFound, UsageError
+from ioas.host import PAGE_SIZE
 
 if TYPE_CHECKING:
     from ioas.api.ioas import Ioas
@@ -31,6 +33,11 @@ class Mapping:
     def last(self) -> int:
         """The last IOVA."""
         return self.iova + self.length - 1
+
+    @property
+    def pages(self) -> Sequence[int]:
+        """The address that a device has to use for each page (4096 bytes) of the memory, in order."""
+        return range(self.iova, self.iova + self.length, PAGE_SIZE)
 
     @property
     def mapped(self) -> bool:
@@ -88,6 +95,13 @@ class DmaBuffer:
         if self._view is None:
             raise UsageError("the DMA buffer is closed")
         return self.mapping.iova
+
+    @property
+    def pages(self) -> Sequence[int]:
+        """The address that the device has to use for each page (4096 bytes). Raises UsageError when closed."""
+        if self._view is None:
+            raise UsageError("the DMA buffer is closed")
+        return self.mapping.pages
 
     @property
     def view(self) -> memoryview:
