@@ -54,12 +54,6 @@ def test_a_dma_that_the_iommu_stops_is_explained(run: Runner) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_copies_that_lose_calls_are_named(run: Runner) -> None:
-    source = "from edu import *\nmachine = Machine()\nos.dup2(machine.device, 30)"
-    done = run.python(source, options=["--explain"])
-    assert "descriptor 30 is a copy of /dev/vfio/devices/vfio0" in done.stderr
-
-
 def test_the_summary_counts_calls_refusals_and_faults(run: Runner) -> None:
     mapped = "machine.map(address_of(memory), 4096); machine.copy(IOVA, BUFFER, 4096, to_memory=False)\n"
     done = run.python(REFUSED + mapped + "machine.copy(0x1234000, BUFFER, 64, to_memory=False)", options=["--summary"])

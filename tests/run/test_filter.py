@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from ioas.run.filter import AT_FDCWD, FdRange, build, rules
+from ioas.run.filter import AT_FDCWD, build, rules
 from ioas.run.handlers import HANDLERS
 from ioas.run.kernel import AUDIT_ARCH_X86_64, Nr
+from ioas.run.numbers import FdRange
 
-OURS = FdRange(900, 1023)
+OURS = [FdRange(900, 1023), FdRange(3072, 4095)]
 PROGRAM = build(rules(OURS, eventfds=False))
 NOTIFY, ALLOW, ENOSYS = 0x7FC00000, 0x7FFF0000, 0x00050026
 
@@ -47,11 +48,20 @@ def verdict(number: int, *arguments: int, arch: int = AUDIT_ARCH_X86_64, program
         (Nr.OPENAT, [-100, 0, 0]),
         (Nr.OPENAT, [5, 0, os.O_RDWR]),
         (Nr.NEWFSTATAT, [AT_FDCWD]),
-        (Nr.NEWFSTATAT, [900]),
+        (Nr.NEWFSTATAT, [5, 0, 0, 0x1000]),
+        (Nr.STATX, [5, 0, 0x1900]),
+        (Nr.FSTAT, [5]),
         (Nr.READ, [900]),
         (Nr.READ, [1023]),
+        (Nr.READ, [3072]),
         (Nr.PWRITE64, [1000]),
-        (Nr.MMAP, [0, 4096, 3, 1, 950, 0]),
+        (Nr.MMAP, [0, 4096, 3, 2, 950, 0]),
+        (Nr.MMAP, [0, 4096, 3, 1, 5, 0]),  # shared, of whatever file
+        (Nr.PREAD64, [5, 0, 4, 0]),  # as only a register is read
+        (Nr.PWRITE64, [5, 0, 64, 7 << 40]),  # where only devices have something
+        (Nr.PWRITEV, [5, 0, 1, 1 << 40]),
+        (Nr.LSEEK, [950]),
+        (Nr.EPOLL_CTL, [3, 1, 950]),
         (Nr.FCNTL, [901, 0]),
         (Nr.FCNTL, [901, 1030]),
         (Nr.EXECVE, []),
@@ -71,9 +81,20 @@ def test_what_may_concern_the_machine_is_handed_over(number: Nr, arguments: Sequ
         (Nr.NEWFSTATAT, [5]),
         (Nr.READ, [899]),
         (Nr.READ, [1024]),
+        (Nr.READ, [3071]),
         (Nr.READ, [-1]),
         (Nr.READ, [0]),
         (Nr.MMAP, [900, 900, 900, 900, -1, 900]),
+        (Nr.MMAP, [0, 4096, 3, 0x22, -1, 0]),  # anonymous
+        (Nr.MMAP, [0, 4096, 3, 0x21, -1, 0]),
+        (Nr.MMAP, [0, 4096, 5, 2, 5, 0]),  # how a library is mapped
+        (Nr.PREAD64, [5, 0, 784, 64]),
+        (Nr.PREADV, [5, 0, 1, 0]),
+        (Nr.PREADV2, [5, 0, 1, -1]),
+        (Nr.LSEEK, [5]),
+        (Nr.EPOLL_CTL, [950, 1, 5]),
+        (Nr.EPOLL_CTL, [3, 2, 950]),
+        (Nr.DUP2, [950, 5]),
         (Nr.FCNTL, [901, 3]),
         (Nr.FCNTL, [3, 0]),
         (Nr.READLINKAT, [5]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ioas.errors import UsageError
+
 
 @click.command()
 def devices() -> None:
@@ -11,7 +13,11 @@ def devices() -> None:
     from ioas.soft.host.models import load_model, model_names
 
     for name in model_names():
-        model = load_model(name)
+        try:
+            model = load_model(name)
+        except UsageError as error:  # another package's fault must not hide the models that work
+            click.echo(f"{name}: {error}")
+            continue
         click.echo(f"{name}: {_first_line(model.__doc__)}")
         click.echo(f"  {'addr=BDF':<24} where it stands [the next free of 0000:01:00.0, 0000:02:00.0, ...]")
         for option, declared in model.options().items():

@@ -23,6 +23,8 @@ import click
 @click.option("--explain", is_flag=True, help="Say why each refused call was refused, and each stopped DMA.")
 @click.option("--summary", is_flag=True, help="Say at the end what was called.")
 @click.option("--strict", is_flag=True, help="Refuse memory for DMA that would not stay pinned (see docs/run.md).")
+@click.option("--with-real", is_flag=True, help="Show the real machine's PCI devices beside the software machine's.")
+@click.option("--no-namespace", is_flag=True, help="Answer for /dev and /sys path by path (see docs/run.md).")
 @click.option("--check", is_flag=True, help="Say what this environment allows and what is degraded; run nothing.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM [ARGUMENT]...")
 def run(
@@ -33,6 +35,8 @@ def run(
     explain: bool,
     summary: bool,
     strict: bool,
+    with_real: bool,
+    no_namespace: bool,
     check: bool,
     program: tuple[str, ...],
 ) -> int:
@@ -43,6 +47,8 @@ def run(
     """
     if check:
         return _check()
+    if with_real and no_namespace:
+        raise click.UsageError("--with-real needs the namespace", click.get_current_context())
     if not program:
         raise click.UsageError("no program to run", click.get_current_context())
     environment = dict(os.environ)
@@ -61,7 +67,8 @@ def run(
         iommufd_test=iommufd_test,
         strict=strict,
     )
-    status = Supervisor(host, program, Options(explain=explain, summary=summary), mask).run(environment)
+    options = Options(explain=explain, summary=summary, namespace=not no_namespace, with_real=with_real)
+    status = Supervisor(host, program, options, mask).run(environment)
     return end_like(status)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import select
 from errno import EINVAL, ENODEV, ENOTTY
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
-from ioas.host import Caller
+from ioas.host import PAGE_SIZE, Caller
 from ioas.soft.pci.nodes import Text
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ class AttributeFile:
         if offset is None:
             self._position += len(data)
         return data
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Move the position, as lseek(2) does: the new one. Raises KernelError(EINVAL)."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: PAGE_SIZE}.get(whence)
+        if base is None or base + offset < 0:
+            raise refuse(EINVAL, "no such position in a text of /sys", "field", "offset")
+        self._position = base + offset
+        return self._position
 
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
         """One write is one command, as in the kernel. Raises KernelError with the errno of the machine's answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import stat
 from errno import EBADF, EBADFD, EINVAL
@@ -95,6 +96,18 @@ class ProcessCaller:
             return self.link(fd)
         except OSError:
             return ""
+
+    def has(self, fd: int) -> bool:
+        """Whether descriptor `fd` is open."""
+        return bool(self.link_if_open(fd))
+
+    def descriptor_limit(self) -> int:
+        """How many descriptors it may have (RLIMIT_NOFILE), at most 2**31."""
+        try:
+            limit = resource.prlimit(self.thread, resource.RLIMIT_NOFILE)[0]
+        except OSError:  # another user's process
+            return 0
+        return 1 << 31 if limit == resource.RLIM_INFINITY else limit
 
     def file(self, fd: int) -> File:
         """The host's file behind `fd`. Raises KernelError: EBADF, EBADFD."""

@@ -16,10 +16,11 @@ from typing import Literal, NamedTuple
 from ioas.errors import EnvironmentRefusal
 from ioas.host.maps import Maps
 from ioas.run import kernel
-from ioas.run.filter import FdRange, build, rules
+from ioas.run.filter import build, rules
 from ioas.run.kernel import Nr, Transfer
-from ioas.run.launch import Launched, descriptor_range, fork_filtered
+from ioas.run.launch import Launched, fork_filtered
 from ioas.run.listener import Call, Gone, Listener
+from ioas.run.numbers import FdRange, number_ranges
 from ioas.run.pins import may_use_map_files
 from ioas.run.stage import writable_place
 
@@ -41,7 +42,7 @@ def check_environment() -> list[Finding]:
     """Try everything that `ioas run` stands on. With any "missing" among the answers, programs cannot be run."""
     findings = [_system(), _descriptors()]
     try:
-        launched = fork_filtered(build(rules(_ANYWHERE, eventfds=False)), _probe)
+        launched = fork_filtered(build(rules([_ANYWHERE], eventfds=False)), _probe)
     except EnvironmentRefusal as error:
         return [*findings, Finding("seccomp user notification", "missing", str(error))]
     try:
@@ -68,7 +69,7 @@ def _system() -> Finding:
 
 def _descriptors() -> Finding:
     try:
-        numbers = descriptor_range()
+        numbers = number_ranges()[0]
     except EnvironmentRefusal as error:
         return Finding("descriptor numbers", "missing", str(error))
     return Finding("descriptor numbers", "ok", f"device files have the numbers {numbers.first} to {numbers.last}")

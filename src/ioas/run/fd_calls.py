@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import struct
-from errno import EINVAL, ENODEV
+from errno import EINVAL, ENODEV, EPERM, ESPIPE
 
 from ioas.errors import KernelError, refuse
+from ioas.run.attribute import AttributeFile
 from ioas.run.caller import ProcessCaller
 from ioas.run.files import Given
 from ioas.run.kernel import Nr, take_fd
@@ -163,7 +165,7 @@ def on_fstat(server: Server, call: Call) -> int | Outcome:
     if found is None:
         return Outcome.PROCEED
     caller, given = found
-    caller.memory.write(call.arguments[1], pack_stat(_shown(given)))
+    caller.memory.write(call.arguments[1], pack_stat(shown_file(given)))
     return 0
 
 
@@ -174,7 +176,7 @@ def on_fstatat(server: Server, call: Call) -> int | Outcome:
     if found is None or (path and found[0].memory.read(path, 1) != b"\0"):
         return Outcome.PROCEED
     caller, given = found
-    caller.memory.write(buffer, pack_stat(_shown(given)))
+    caller.memory.write(buffer, pack_stat(shown_file(given)))
     return 0
 
 
@@ -185,41 +187,53 @@ def on_fstatx(server: Server, call: Call) -> int | Outcome:
     if found is None or (path and found[0].memory.read(path, 1) != b"\0"):
         return Outcome.PROCEED
     caller, given = found
-    caller.memory.write(buffer, pack_statx(_shown(given)))
+    caller.memory.write(buffer, pack_statx(shown_file(given)))
     return 0
 
 
-def _shown(given: Given) -> Shown:
+def shown_file(given: Given) -> Shown:
+    """What fstat(2) shows of a file."""
     number = given.file.device_number
     return device_node(number, 0o666) if number != (0, 0) else anonymous_file()
 
 
+def on_seek(server: Server, call: Call) -> int | Outcome:
+    """lseek(2): device files have no position to be moved, texts of /sys have one."""
+    found = server.find(call, call.arguments[0])
+    if found is None:
+        return Outcome.PROCEED
+    offset, whence = call.arguments[1], call.arguments[2] & _WORD
+    if whence > os.SEEK_HOLE:
+        return -EINVAL
+    file = found[1].file
+    return file.seek(offset - (offset >> 63 << 64), whence) if isinstance(file, AttributeFile) else -ESPIPE
+
+
+def on_epoll(server: Server, call: Call) -> int | Outcome:
+    """epoll_ctl(2) that adds: refused for files without a poll operation (ep_can_poll), which device files are."""
+    found = server.find(call, call.arguments[2])
+    return -EPERM if found and not isinstance(found[1].file, AttributeFile) else Outcome.PROCEED
+
+
 def on_dup(server: Server, call: Call) -> int | Outcome:
-    """dup(2) and fcntl(F_DUPFD): the copy stays in our range, so that calls on it are handed over too."""
+    """dup(2) and fcntl(F_DUPFD): the copy stays in our ranges, so that calls on it are handed over too."""
     found = server.find(call, call.arguments[0])
     if found is None:
         return Outcome.PROCEED
     caller, _ = found
     command, least = (call.arguments[1], call.arguments[2] & _WORD) if call.number == Nr.FCNTL else (0, 0)
+    number = server.free_number(caller, least)
+    if number is None:
+        return Outcome.PROCEED
     try:
         copy = take_fd(caller.pid, caller.thread, call.arguments[0] & _WORD)
-    except OSError:  # pidfd_getfd is forbidden: the kernel's copy is outside of our range, where only ioctl is served
+    except OSError:  # pidfd_getfd is forbidden: the kernel's copy is outside of our ranges
         return Outcome.PROCEED
-    server.give(call, caller, copy, command == fcntl.F_DUPFD_CLOEXEC, answer=True, least=least)
+    try:
+        server.give_at(call, caller, copy, number, command == fcntl.F_DUPFD_CLOEXEC, answer=True)
+    finally:
+        os.close(copy)
     return Outcome.ANSWERED
-
-
-def on_dup2(server: Server, call: Call) -> int | Outcome:
-    """dup2(2) and dup3(2): the program names the number and the kernel copies; only what is lost by it is said."""
-    number = call.arguments[1] & _WORD
-    if not server.numbers.has(number) and server.reporter.explain:
-        found = server.find(call, call.arguments[0])
-        if found and found[1].path.startswith("/dev/vfio/devices/"):
-            server.reporter.warn_once(
-                f"descriptor {number} is a copy of {found[1].path} outside of {server.numbers.first} to "
-                f"{server.numbers.last}: read, write, mmap and fstat on it do not reach the device; ioctl does"
-            )
-    return Outcome.PROCEED
 
 
 def on_eventfd(server: Server, call: Call) -> int | Outcome:
@@ -249,8 +263,8 @@ FD_CALLS: dict[int, Handler] = {
     Nr.FSTAT: on_fstat,
     Nr.DUP: on_dup,
     Nr.FCNTL: on_dup,
-    Nr.DUP2: on_dup2,
-    Nr.DUP3: on_dup2,
+    Nr.LSEEK: on_seek,
+    Nr.EPOLL_CTL: on_epoll,
     Nr.EVENTFD: on_eventfd,
     Nr.EVENTFD2: on_eventfd,
 }

@@ -2,14 +2,16 @@
 
 What a program gets is one end of a SOCK_SEQPACKET socket pair; the other end is ours. So the descriptor is an
 ordinary one: it can be duplicated, inherited, sent over a socket and polled, and the kernel tells us by a hang-up on
-our end when the last of its references is gone, however that came about. A datagram waits in it, because a device
-file without a poll operation polls as ready for everything.
+our end when the last of its references is gone, however that came about. It is shut down for reading, because a device
+file without a poll operation polls as ready for everything - and because a read(2) that the filter does not hand over
+then ends at once, where it would wait for ever.
 
 A file is recognised by the inode of its socket ("socket:[N]" in /proc/PID/fd), never by a descriptor number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -52,16 +54,23 @@ class Files:
     def create(self, file: File, path: str) -> int:
         """Make the pair for `file`; returns the program's end, which the caller hands over and closes.
 
-        If it is closed without having been handed over, that was the last reference. Raises OSError.
+        If it is closed without having been handed over, that was the last reference. Raises OSError when no descriptor
+        is to be had; `file` has then been closed.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        end, other = ours.detach(), theirs.detach()
-        os.write(end, b"\0")
-        given = Given(file, path, end, os.readlink(f"/proc/self/fd/{other}"))
+        try:
+            given, theirs = _pair(file, path)
+            try:
+                self.epoll.register(given.end, 0)  # EPOLLHUP comes unasked
+            except BaseException:
+                os.close(given.end)
+                os.close(theirs)
+                raise
+        except BaseException:
+            self._close_file(file)
+            raise
         self.by_link[given.link] = given
-        self._by_end[end] = given
-        self.epoll.register(end, 0)  # EPOLLHUP comes unasked
-        return other
+        self._by_end[given.end] = given
+        return theirs
 
     def drain(self) -> None:
         """Close every file whose last reference is gone."""
@@ -80,7 +89,19 @@ class Files:
         self.epoll.unregister(given.end)
         os.close(given.end)
         del self._by_end[given.end], self.by_link[given.link]
+        self._close_file(given.file)
+
+    def _close_file(self, file: File) -> None:
         try:
-            given.file.close()
+            file.close()
         except Exception as error:  # close cannot fail; if it does nevertheless, the others must still be closed
             self._failed(error)
+
+
+def _pair(file: File, path: str) -> tuple[Given, int]:
+    """What stands for `file`, and the program's end of its pair. Raises OSError with nothing left open."""
+    with contextlib.ExitStack() as undo:
+        ours, theirs = (undo.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        theirs.shutdown(socket.SHUT_RD)
+        link = os.readlink(f"/proc/self/fd/{theirs.fileno()}")
+        return Given(file, path, ours.detach(), link), theirs.detach()

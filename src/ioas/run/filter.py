@@ -2,11 +2,12 @@
 
 A classic BPF program sees a call's number and its six arguments as numbers, and cannot follow pointers (seccomp(2),
 Documentation/userspace-api/seccomp_filter.rst). So calls that name a path are all handed over, except those that a
-path of ours cannot reach; calls that name a descriptor only where the number lies in the range from which our own are
-taken. Everything not in `RULES` runs at full speed: the kernel remembers that the filter always allows it.
+path of ours cannot reach; calls that name a descriptor where the number lies in the ranges from which our own are taken
+(`ioas.run.numbers`), and elsewhere where they look as only calls on a device file do, which the program may have moved.
+Everything not in `rules` runs at full speed: the kernel remembers that the filter always allows it.
 
 A rule is a call with alternatives; an alternative is a tuple of tests that must all hold; a rule without
-alternatives always hands over. Tests look at the low 32 bits of an argument.
+alternatives always hands over.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from errno import ENOSYS
 from typing import NamedTuple
 
 from ioas.run.kernel import AUDIT_ARCH_X86_64, X32_BIT, Nr
+from ioas.run.numbers import FdRange
 
 AT_FDCWD = 0xFFFFFF9C
 IOCTL_TYPE = 0x3B00
@@ -33,24 +35,14 @@ _JUMP_EQUAL, _JUMP_GREATER, _JUMP_GREATER_EQUAL = 0x15, 0x25, 0x35
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 
 
-class FdRange(NamedTuple):
-    """Descriptor numbers, `first` to `last`, that our files are given in a program."""
-
-    first: int
-    last: int
-
-    def has(self, number: int) -> bool:
-        """Whether `number` lies in the range."""
-        return self.first <= number <= self.last
-
-
 class Test(NamedTuple):
-    """`(argument & mask)` lies in `low` to `high`."""
+    """`(word & mask)` lies in `low` to `high`; the word is the low half of an argument, or its `upper` half."""
 
     argument: int
     low: int
     high: int
     mask: int = 0xFFFFFFFF
+    upper: bool = False
 
 
 class Rule(NamedTuple):
@@ -60,39 +52,58 @@ class Rule(NamedTuple):
     alternatives: tuple[tuple[Test, ...], ...] = ()
 
 
-def rules(ours: FdRange, eventfds: bool) -> list[Rule]:
+def rules(ours: Sequence[FdRange], eventfds: bool) -> list[Rule]:
     """What is handed over, the most frequent first.
 
-    `eventfds`: also the making of eventfds, for environments in which a program's own cannot be fetched from it.
+    `ours`: the numbers that our descriptors have, unless the program moves them (dup2(2), SCM_RIGHTS). `eventfds`: also
+    the making of eventfds, for environments in which a program's own cannot be fetched from it.
     """
 
-    def at_cwd(number: Nr) -> Rule:
-        return Rule(number, ((Test(0, AT_FDCWD, AT_FDCWD),),))
+    def numbered(argument: int = 0) -> tuple[tuple[Test, ...], ...]:
+        return tuple((Test(argument, *numbers),) for numbers in ours)
 
-    def on_ours(number: Nr, argument: int = 0) -> Rule:
-        return Rule(number, ((Test(argument, *ours),),))
+    def on_ours(number: Nr) -> Rule:
+        return Rule(number, numbered())
 
-    def at_cwd_or_ours(number: Nr) -> Rule:
-        return Rule(number, ((Test(0, AT_FDCWD, AT_FDCWD),), (Test(0, *ours),)))
+    def at_offset(number: Nr) -> Rule:
+        return Rule(number, (*numbered(), _FAR, *(() if number in _VECTORS else (_SHORT,))))
 
-    no_directory = Test(2, 0, 0, os.O_DIRECTORY)  # walks such as find's, by directory descriptor, stay untouched
     copies = [Test(1, command, command) for command in (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)]
     credentials = (Nr.SETUID, Nr.SETREUID, Nr.SETRESUID, Nr.SETFSUID, Nr.CAPSET, Nr.UNSHARE, Nr.SETNS)
     return [
-        Rule(Nr.IOCTL, ((Test(1, IOCTL_TYPE, IOCTL_TYPE, 0xFF00),), (Test(0, *ours),))),
-        *map(on_ours, (Nr.READ, Nr.WRITE, Nr.PREAD64, Nr.PWRITE64, Nr.READV, Nr.WRITEV)),
-        *map(on_ours, (Nr.PREADV, Nr.PWRITEV, Nr.PREADV2, Nr.PWRITEV2, Nr.FSTAT, Nr.DUP, Nr.DUP2, Nr.DUP3)),
-        on_ours(Nr.MMAP, 4),
-        Rule(Nr.OPENAT, ((Test(0, AT_FDCWD, AT_FDCWD),), (no_directory,))),
-        *map(at_cwd_or_ours, (Nr.NEWFSTATAT, Nr.STATX)),
-        *map(at_cwd, (Nr.READLINKAT, Nr.FACCESSAT, Nr.FACCESSAT2)),
-        *map(Rule, (Nr.OPEN, Nr.OPENAT2, Nr.STAT, Nr.LSTAT, Nr.ACCESS, Nr.READLINK, Nr.CREAT)),
+        Rule(Nr.IOCTL, ((Test(1, IOCTL_TYPE, IOCTL_TYPE, 0xFF00),), *numbered())),
+        *map(on_ours, (Nr.READ, Nr.WRITE)),
+        *map(at_offset, (Nr.PREAD64, Nr.PWRITE64, Nr.PREADV, Nr.PWRITEV, Nr.PREADV2, Nr.PWRITEV2)),
+        *map(on_ours, (Nr.READV, Nr.WRITEV, Nr.LSEEK, Nr.DUP)),
+        Rule(Nr.FSTAT),
+        Rule(Nr.MMAP, (*numbered(4), (Test(3, _MAP_SHARED, _MAP_SHARED, _MAP_SHARED | _MAP_ANONYMOUS),))),
+        Rule(Nr.FCNTL, tuple((*test, copy) for test in numbered() for copy in copies)),
+        Rule(Nr.OPENAT, (_AT_CWD, _NO_DIRECTORY)),
+        *map(Rule, (Nr.OPEN, Nr.OPENAT2, Nr.CREAT, Nr.STAT, Nr.LSTAT, Nr.ACCESS, Nr.READLINK)),
+        Rule(Nr.NEWFSTATAT, (_AT_CWD, (Test(3, _EMPTY_PATH, _EMPTY_PATH, _EMPTY_PATH),))),
+        Rule(Nr.STATX, (_AT_CWD, (Test(2, _EMPTY_PATH, _EMPTY_PATH, _EMPTY_PATH),))),
+        *(Rule(number, (_AT_CWD,)) for number in (Nr.READLINKAT, Nr.FACCESSAT, Nr.FACCESSAT2)),
         *map(Rule, (Nr.GETXATTR, Nr.LGETXATTR, Nr.LISTXATTR, Nr.LLISTXATTR)),
-        Rule(Nr.FCNTL, tuple((Test(0, *ours), copy) for copy in copies)),
+        Rule(Nr.EPOLL_CTL, tuple((Test(1, _EPOLL_ADD, _EPOLL_ADD), *test) for test in numbered(2))),
         *map(Rule, (Nr.EXECVE, Nr.EXECVEAT, *credentials)),
         *(map(Rule, (Nr.EVENTFD, Nr.EVENTFD2)) if eventfds else ()),
     ]
 
+
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
+_VECTORS = (Nr.PREADV, Nr.PWRITEV, Nr.PREADV2, Nr.PWRITEV2)
+_FAR = (Test(3, 0x100, 0x7FFFFFFF, upper=True),)
+"""An offset from 2**40 on: the regions of a VFIO device but the first. No file of a disk is read there."""
+_SHORT = (Test(2, 0, 8),)
+"""At most 8 bytes: an access to a register, and not what files of a disk are read for."""
+_AT_CWD = (Test(0, AT_FDCWD, AT_FDCWD),)
+_NO_DIRECTORY = (Test(2, 0, 0, os.O_DIRECTORY),)
+"""Walks such as find's, by directory descriptor, stay untouched."""
+
+
+_EPOLL_ADD = 1
+_EMPTY_PATH = 0x1000
+"""AT_EMPTY_PATH: the descriptor itself is meant, as fstat means it."""
 
 REFUSED = (Nr.IO_URING_SETUP,)
 """Calls that answer ENOSYS: what a ring does is invisible to a filter."""
@@ -134,7 +145,7 @@ def _alternative(tests: tuple[Test, ...]) -> list[bytes]:
         behind = len(steps)
         compare = [_step(_JUMP_GREATER_EQUAL, test.low, 0, behind + 1), _step(_JUMP_GREATER, test.high, behind, 0)]
         mask = [] if test.mask == 0xFFFFFFFF else [_step(_AND, test.mask)]
-        steps = [_step(_LOAD, _ARGUMENTS + 8 * test.argument), *mask, *compare, *steps]
+        steps = [_step(_LOAD, _ARGUMENTS + 8 * test.argument + 4 * test.upper), *mask, *compare, *steps]
     return steps
 
 

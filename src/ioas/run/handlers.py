@@ -6,6 +6,7 @@ from ioas.run.fd_calls import FD_CALLS, on_fstatat, on_fstatx
 from ioas.run.filter import AT_FDCWD
 from ioas.run.kernel import Nr
 from ioas.run.listener import Call
+from ioas.run.open_calls import OPEN_CALLS
 from ioas.run.outcome import Handler, Outcome
 from ioas.run.path_calls import PATH_CALLS, on_stat
 from ioas.run.process_calls import PROCESS_CALLS
@@ -21,6 +22,7 @@ def _by_path_or_descriptor(by_descriptor: Handler) -> Handler:
 
 HANDLERS: dict[int, Handler] = {
     **FD_CALLS,
+    **OPEN_CALLS,
     **PATH_CALLS,
     **PROCESS_CALLS,
     Nr.NEWFSTATAT: _by_path_or_descriptor(on_fstatat),

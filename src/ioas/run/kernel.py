@@ -24,6 +24,7 @@ class Nr(IntEnum):
     STAT = 4
     FSTAT = 5
     LSTAT = 6
+    LSEEK = 8
     MMAP = 9
     IOCTL = 16
     PREAD64 = 17
@@ -46,6 +47,7 @@ class Nr(IntEnum):
     LGETXATTR = 192
     LISTXATTR = 194
     LLISTXATTR = 195
+    EPOLL_CTL = 233
     OPENAT = 257
     NEWFSTATAT = 262
     READLINKAT = 267
@@ -81,6 +83,12 @@ SECCOMP_FILTER_FLAG_SPEC_ALLOW = 1 << 2
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 
+CLONE_NEWNS = 0x20000
+CLONE_NEWUSER = 0x10000000
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SLAVE = 0x80000
+
 KCMP_VM = 1
 _PIDFD_THREAD = os.O_EXCL
 
@@ -108,6 +116,16 @@ def prctl(option: int, value: int = 0) -> int:
 
 class _SockFprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces that `flags` (CLONE_NEW*) name for new ones."""
+    _check(_libc.unshare(flags))
+
+
+def mount(source: str, target: str, flags: int) -> None:
+    """Bind a directory or file to another place, or change how a mount propagates."""
+    _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None))
 
 
 def install_filter(program: bytes, flags: int) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import socket
 import struct
@@ -19,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from ioas.errors import EnvironmentRefusal
 from ioas.run import kernel
-from ioas.run.filter import FdRange
+from ioas.run.namespace import Mounts, enter
 from ioas.run.program import NOT_FOUND, NOT_RUN, ProgramError, is_elf
 
 _FULL = kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER | kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW
@@ -27,10 +26,7 @@ _FLAGS = (_FULL | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, _FULL)
 """Newest first. WAIT_KILLABLE_RECV (5.19): a signal does not make the kernel repeat a call that is being served."""
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 _REPORT = struct.Struct("ci")
-_READY, _NO_FILTER, _NO_EXEC = b"R", b"F", b"X"
-_WIDTH = 124
-_LAST = 1023
-_LEAST_LIMIT = 64
+_READY, _NO_NAMESPACE, _NO_FILTER, _NO_EXEC = b"R", b"N", b"F", b"X"
 
 
 class Launched(NamedTuple):
@@ -53,24 +49,22 @@ def reserve_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # becomes the lowest free number: this one
 
 
-def descriptor_range() -> FdRange:
-    """The numbers for our descriptors: 900 to 1023, or the last of what RLIMIT_NOFILE allows. EnvironmentRefusal."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit != resource.RLIM_INFINITY and limit < _LEAST_LIMIT:
-        raise EnvironmentRefusal(
-            f"RLIMIT_NOFILE is {limit}, which leaves no descriptors for device files; allow at least "
-            f"{_LEAST_LIMIT}, better 1024 (`ulimit -n 1024`)"
-        )
-    last = _LAST if limit == resource.RLIM_INFINITY else min(limit - 1, _LAST)
-    return FdRange(last + 1 - min(_WIDTH, (last + 1) // 4), last)
+class NoNamespace(EnvironmentRefusal):
+    """The program cannot be given a namespace of its own here."""
 
 
 def launch(
-    path: str, argv: Sequence[str], environment: Mapping[str, str], program: bytes, mask: AbstractSet[int]
+    path: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    program: bytes,
+    mask: AbstractSet[int],
+    mounts: Mounts | None,
 ) -> Launched:
-    """Start `path` with the filter `program` on it and the signal mask `mask`.
+    """Start `path` with the filter `program` on it and the signal mask `mask`, in a namespace with `mounts`.
 
-    Raises EnvironmentRefusal when the filter cannot be installed; what execve answers comes later, on the channel.
+    Raises EnvironmentRefusal when the filter cannot be installed, NoNamespace when the namespace is not allowed (and
+    nothing has been started); what execve answers comes later, on the channel.
     """
 
     def become() -> None:
@@ -79,26 +73,28 @@ def launch(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _execute(path, argv, environment)
 
-    return fork_filtered(program, become)
+    return fork_filtered(program, become, mounts)
 
 
-def fork_filtered(program: bytes, action: Callable[[], None]) -> Launched:
-    """Fork a child that puts the filter on itself, hands its listener over, and carries out `action`.
+def fork_filtered(program: bytes, action: Callable[[], None], mounts: Mounts | None = None) -> Launched:
+    """Fork a child that enters its namespace, puts the filter on itself, hands its listener over, and does `action`.
 
-    An OSError of the action goes down the channel; when the action returns, the child ends. Raises EnvironmentRefusal.
+    An OSError of the action goes down the channel; when the action returns, the child ends. Raises as `launch`.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _be_child(program, action, theirs, parent)
+        _be_child(program, action, theirs, parent, mounts)
     theirs.close()
     message, fds, _, _ = socket.recv_fds(ours, _REPORT.size, 1)
     kind, detail = _REPORT.unpack(message) if message else (_NO_FILTER, 0)
     if kind != _READY:
         os.waitpid(pid, 0)
         ours.close()
+        if kind == _NO_NAMESPACE:
+            raise NoNamespace(f"a mount namespace is not allowed here ({errno.errorcode.get(detail, detail)})")
         raise EnvironmentRefusal(_why_no_filter(detail))
     os.set_inheritable(fds[0], False)  # received descriptors are not close-on-exec
     return Launched(pid, fds[0], ours, bool(detail))
@@ -123,9 +119,14 @@ def _why_no_filter(number: int) -> str:
     return f"seccomp user notification cannot be installed ({name}); `ioas run --check` says what is missing"
 
 
-def _be_child(program: bytes, action: Callable[[], None], channel: socket.socket, parent: int) -> NoReturn:
-    stage = _NO_FILTER
+def _be_child(
+    program: bytes, action: Callable[[], None], channel: socket.socket, parent: int, mounts: Mounts | None
+) -> NoReturn:
+    stage = _NO_NAMESPACE
     try:
+        if mounts:
+            enter(mounts)
+        stage = _NO_FILTER
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(NOT_RUN)

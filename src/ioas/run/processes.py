@@ -31,6 +31,8 @@ class Process:
         self.space = space
         self.executing = False
         """It has called execve since `space` was found: it may have another by now."""
+        self.given = -1
+        """The descriptor number that it was given last."""
         space.sharers += 1
 
     def ended(self) -> bool:
@@ -71,6 +73,10 @@ class Processes:
             if len(self._threads) > _THREADS_KEPT:
                 self._threads.popitem(last=False)[1].close()
         return found
+
+    def knows(self, thread: int) -> bool:
+        """Whether `thread` has used the machine."""
+        return thread in self._threads
 
     def forget_thread(self, thread: int) -> None:
         """`thread` is gone, or about to change its credentials."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from errno import EBADF, EINTR, EIO, EMFILE
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,8 +21,8 @@ from ioas.host import Capability, File, Host
 from ioas.run.caller import ProcessCaller
 from ioas.run.eventfds import EventFds
 from ioas.run.files import Files, Given
-from ioas.run.filter import FdRange
 from ioas.run.listener import Call, Gone, Listener
+from ioas.run.numbers import FdRange, free_number
 from ioas.run.outcome import Handler, Outcome
 from ioas.run.pins import Pinner
 from ioas.run.processes import Processes
@@ -77,14 +77,19 @@ class Server:
         self,
         machine: Machine,
         listener: Listener,
-        numbers: FdRange,
+        numbers: Sequence[FdRange],
         reporter: Reporter,
         watch: Callable[[int], None],
         unwatch: Callable[[int], None],
         later: Later,
         handlers: Mapping[int, Handler],
+        view: View,
+        stage: Stage,
     ) -> None:
-        """`numbers`: those that programs are given; `watch`, `unwatch`: see `Processes`; `later`: see `SharedFiles`."""
+        """`numbers`: those that programs are given; `watch`, `unwatch`: see `Processes`; `later`: see `SharedFiles`.
+
+        `view` and `stage` are of the machine's tree.
+        """
         self.machine = machine
         self.listener = listener
         self.reporter = reporter
@@ -95,8 +100,8 @@ class Server:
         self.memory_files = SharedFiles(later)
         pinner = Pinner(self.memory_files, machine.strict, reporter.pinned_by_address)
         self.processes = Processes(pinner, self, watch, unwatch)
-        self.view = View(machine.tree)
-        self.stage = Stage(machine.tree)
+        self.view = view
+        self.stage = stage
         self.eventfds = EventFds(self)
         self.numbers = numbers
         self._handlers = handlers
@@ -144,17 +149,30 @@ class Server:
 
     def find(self, call: Call, fd: int) -> tuple[ProcessCaller, Given] | None:
         """The caller and its file behind descriptor `fd`; None when that is not one of ours."""
+        number = fd & 0xFFFFFFFF
+        if not self.files.by_link or not (self.processes.knows(call.thread) or self._is_ours(call.thread, number)):
+            return None  # most calls that look as if they were for us, from programs that have nothing to do with us
         caller = self.caller(call)
         if caller is None:
             return None
         try:
-            link = caller.link(fd & 0xFFFFFFFF)
+            link = caller.link(number)
         except OSError:  # no such descriptor; or the thread that we knew is dead and its number used again
             self.processes.forget_thread(call.thread)
             caller = self.caller(call)
-            link = caller.link_if_open(fd & 0xFFFFFFFF) if caller else ""
+            link = caller.link_if_open(number) if caller else ""
         given = self.files.by_link.get(link)
         return (caller, given) if caller and given else None
+
+    def _is_ours(self, thread: int, number: int) -> bool:
+        """Whether a descriptor of a thread that we know nothing of is one of our files."""
+        try:
+            return os.readlink(f"/proc/{thread}/fd/{number}") in self.files.by_link
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self.unreachable(thread, error)
+            return False
 
     def copy_in(self, thread: int, address: int, length: int) -> bytes:
         """Up to `length` bytes of a thread that need not be a user of the machine; fewer, or none, where it ends."""
@@ -183,7 +201,7 @@ class Server:
 
     def install(self, caller: ProcessCaller, file: File, cloexec: bool = True) -> int:
         """Put a descriptor for `file` into the thread whose call is being served. Raises KernelError(EMFILE)."""
-        return self.give(self._call, caller, self.files.create(file, ""), cloexec, answer=False)
+        return self.give(self._call, caller, self._end_for(file, ""), cloexec, answer=False)
 
     def open_node(self, call: Call, caller: ProcessCaller, path: str, flags: int) -> Outcome:
         """Open a device node of the machine as the answer to `call`. Raises KernelError."""
@@ -192,42 +210,57 @@ class Server:
 
     def answer_with(self, call: Call, caller: ProcessCaller, file: File, path: str, cloexec: bool) -> Outcome:
         """Give the program a descriptor for `file` as the answer to `call`. Raises KernelError(EMFILE)."""
-        self.give(call, caller, self.files.create(file, path), cloexec, answer=True)
+        self.give(call, caller, self._end_for(file, path), cloexec, answer=True)
         return Outcome.ANSWERED
 
-    def give(self, call: Call, caller: ProcessCaller, fd: int, cloexec: bool, *, answer: bool, least: int = 0) -> int:
-        """Put our descriptor `fd`, which is used up, into the program: its number there, in our range if possible.
+    def _end_for(self, file: File, path: str) -> int:
+        """The program's end for `file`, which is closed when that cannot be made. Raises KernelError(EMFILE)."""
+        try:
+            return self.files.create(file, path)
+        except OSError as error:
+            raise refuse(EMFILE, f"ioas can have no more descriptors: {error.strerror}", "limit", "nofile") from error
+
+    def give(self, call: Call, caller: ProcessCaller, fd: int, cloexec: bool, *, answer: bool) -> int:
+        """Put our descriptor `fd`, which is used up, into the program: its number there, in our ranges if possible.
 
         When the program is gone or takes no more, `fd` was the last reference, and its file is closed by the next
-        drain.
+        drain. Raises Gone, KernelError(EMFILE).
         """
         try:
-            at = self._free_number(caller, least)
-            return self.listener.give(call.ident, fd, at, cloexec, answer=answer)
+            at = self.free_number(caller)
+            number = self.give_at(call, caller, fd, at, cloexec, answer=answer)
+            if at is None:
+                self.reporter.warn_once(
+                    "the program has no free descriptor number among those that ioas knows device files by (raise "
+                    "`ulimit -n`); on others only ioctl, fstat and accesses of up to 8 bytes with an offset work"
+                )
+            return number
+        finally:
+            os.close(fd)
+
+    def give_at(
+        self, call: Call, caller: ProcessCaller, fd: int, at: int | None, cloexec: bool, *, answer: bool
+    ) -> int:
+        """Put a duplicate of `fd` into the program as number `at`, None for the lowest. Raises as `give`."""
+        try:
+            number = self.listener.give(call.ident, fd, at, cloexec, answer=answer)
         except OSError as error:
             if error.errno == EBADF:
+                first, last = self.numbers[0]
                 self.reporter.warn_once(
-                    f"the program's RLIMIT_NOFILE is below {self.numbers.first}: its device files have the numbers "
-                    f"{self.numbers.first} to {self.numbers.last} (raise `ulimit -n`)"
+                    f"the program's RLIMIT_NOFILE is below {first}: its device files have the numbers "
+                    f"{first} to {last} (raise `ulimit -n`)"
                 )
             elif error.errno == EINTR:
                 raise Gone from None
             raise refuse(EMFILE, "the program can have no more descriptors", "limit", "RLIMIT_NOFILE") from error
-        finally:
-            os.close(fd)
+        if at is not None:
+            caller.process.given = at
+        return number
 
-    def _free_number(self, caller: ProcessCaller, least: int) -> int | None:
-        """The first free number of our range from `least` on; None when all are taken (ioctl then still works)."""
-        for number in range(max(self.numbers.first, least), self.numbers.last + 1):
-            try:
-                caller.link(number)
-            except OSError:
-                return number
-        self.reporter.warn_once(
-            f"descriptors {self.numbers.first} to {self.numbers.last} are all in use: read, write and fstat do not "
-            "work on device files beyond them"
-        )
-        return None
+    def free_number(self, caller: ProcessCaller, least: int = 0) -> int | None:
+        """A number of our ranges, from `least` on, that is free in the program; None when all are taken."""
+        return free_number(self.numbers, caller.descriptor_limit, caller.has, least, caller.process.given)
 
     def own_eventfd(self, caller: ProcessCaller, fd: int) -> int | None:
         """See `ioas.run.caller.Shared`."""
@@ -257,5 +290,4 @@ class Server:
             self.memory_files.close_idle()
             self.processes.close()
             self.eventfds.close()
-            self.stage.close()
             self.listener.close()

@@ -29,6 +29,10 @@ _NEW = "ioas-new-"
 _SECONDS_TO_LOCK = 60
 
 
+class NoStage(EnvironmentRefusal):
+    """There is no place to write the tree to."""
+
+
 class Stage:
     """A written tree. Nothing is written before the first question."""
 
@@ -37,6 +41,8 @@ class Stage:
         self._root: Path | None = None
         self._lock = -1
         self._written: dict[str, Text] = {}
+        self.mounted = False
+        """The program sees the stage itself, as its /dev and /sys (`ioas.run.namespace`)."""
         sweep()
 
     @property
@@ -45,7 +51,7 @@ class Stage:
         return str(self._root) if self._root else None
 
     def path(self, path: str) -> str:
-        """The real path of the machine's `path` (without links in it). Raises EnvironmentRefusal: no place to write."""
+        """The real path of the machine's `path` (without links in it). Raises NoStage."""
         if self._root is None:
             self._root = self._write()
         return f"{self._root}{path}"
@@ -85,7 +91,7 @@ class Stage:
             self._root = root = new.rename(new.with_name(new.name.replace(_NEW, _PREFIX)))
             self._fill(root)
             return root
-        raise EnvironmentRefusal("no directory to write the machine's sysfs to: neither /dev/shm nor XDG_RUNTIME_DIR")
+        raise NoStage("no directory to write the machine's sysfs to: neither /dev/shm nor XDG_RUNTIME_DIR")
 
     def _fill(self, root: Path) -> None:
         self._tree.materialise(root)

@@ -19,21 +19,25 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from errno import EBADF
 
 from ioas.errors import EnvironmentRefusal
 from ioas.run import kernel
-from ioas.run.filter import FdRange, build, rules
+from ioas.run.filter import build, rules
 from ioas.run.handlers import HANDLERS
 from ioas.run.jobs import Job, pending_end, take_signals
-from ioas.run.launch import Launched, descriptor_range, exec_failure, launch
+from ioas.run.launch import Launched, NoNamespace, exec_failure, launch
 from ioas.run.listener import Gone, Listener
+from ioas.run.namespace import Mounts, prepare
+from ioas.run.numbers import FdRange, number_ranges
 from ioas.run.program import ProgramError, find_program
 from ioas.run.report import Reporter
 from ioas.run.server import Machine, Server
+from ioas.run.stage import NoStage, Stage
 from ioas.run.tell import listen
+from ioas.run.view import View
 from ioas.run.watcher import Watcher
 
 _STDERR = 2
@@ -47,11 +51,14 @@ class Options:
     """How a program is run.
 
     `explain`: report each refused call, DMA fault and pin by address on standard error. `summary`: say at the
-    end what was called. Strictness and granted capabilities are the machine's.
+    end what was called. `namespace`: give the program a mount namespace of its own where that is allowed; `with_real`:
+    let it see the real machine's devices as well. Strictness and granted capabilities are the machine's.
     """
 
     explain: bool = False
     summary: bool = False
+    namespace: bool = True
+    with_real: bool = False
 
 
 class Supervisor:
@@ -70,6 +77,7 @@ class Supervisor:
         """
         self._machine = machine
         self._argv = list(argv)
+        self._options = options
         self._reporter = Reporter(explain=options.explain, summary=options.summary)
         self._mask = mask
         self._failure: ProgramError | None = None
@@ -80,33 +88,55 @@ class Supervisor:
         Returns its exit status, or minus the number of the signal that killed it. Takes this process over while
         it runs: signals, standard input and output, inherited descriptors. Call it from the main thread.
 
-        Raises ProgramError: it cannot be started; EnvironmentRefusal: seccomp notification is not available.
+        Raises ProgramError: it cannot be started; EnvironmentRefusal: seccomp notification is not available, or what
+        the options ask for.
         """
         _check_platform()
         environment = os.environ if environment is None else environment
         with contextlib.ExitStack() as undo:
             undo.callback(self._machine.close)
             path = find_program(self._argv[0], environment)
-            numbers = descriptor_range()
+            numbers = number_ranges()
             mask = take_signals() if self._mask is None else self._mask
             undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
             if (early := pending_end()) is not None:
                 return -early
             _settle_down(undo)
             program = build(rules(numbers, eventfds=not can_fetch_descriptors()))
-            launched = launch(path, self._argv, environment, program, mask)
+            view, stage = View(self._machine.tree, self._options.with_real), Stage(self._machine.tree)
+            undo.callback(stage.close)
+            launched = self._launch(
+                view, stage, lambda mounts: launch(path, self._argv, environment, program, mask, mounts)
+            )
             _let_go_of_inherited()
             _raise_descriptor_limit()
             listen(self._machine, self._reporter)
             job = Job(launched.pid)
-            self._serve(launched, job, numbers, path)
+            self._serve(launched, job, numbers, path, view, stage)
         if self._failure:
             raise self._failure
         if self._reporter.summary:
             self._reporter.summarise()
         return job.status if job.status is not None else 1
 
-    def _serve(self, launched: Launched, job: Job, numbers: FdRange, path: str) -> None:
+    def _launch(self, view: View, stage: Stage, start: Callable[[Mounts | None], Launched]) -> Launched:
+        """Start the program in a namespace of its own, or without one where that is not allowed."""
+        if not self._options.namespace:
+            return start(None)
+        try:
+            launched = start(prepare(view, stage.path("")))
+            stage.mounted = True
+            return launched
+        except (NoNamespace, NoStage) as error:
+            if self._options.with_real:
+                raise EnvironmentRefusal(f"the real devices cannot be shown beside the machine's: {error}") from None
+            if self._options.explain:
+                self._reporter.say(f"{error}: listings of /dev and /sys/class are the real machine's")
+        return start(None)
+
+    def _serve(
+        self, launched: Launched, job: Job, numbers: Sequence[FdRange], path: str, view: View, stage: Stage
+    ) -> None:
         listener = Listener(launched.listener)
         listener.synchronise()
         watcher = Watcher(job, listener, self._reporter.bug)
@@ -124,7 +154,16 @@ class Supervisor:
             launched.channel.close()
 
         server = Server(
-            self._machine, listener, numbers, self._reporter, watch, watcher.unwatch, watcher.later, HANDLERS
+            self._machine,
+            listener,
+            numbers,
+            self._reporter,
+            watch,
+            watcher.unwatch,
+            watcher.later,
+            HANDLERS,
+            view,
+            stage,
         )
         watcher.watch(server.files.epoll.fileno(), released)
         watcher.watch(launched.channel.fileno(), executed)
