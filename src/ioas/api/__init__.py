@@ -8,13 +8,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ioas.api.container import Container, ContainerInfo
+from ioas.api.container_space import ContainerSpace
 from ioas.api.device import Device, HwInfo
+from ioas.api.group import Group
+from ioas.api.group_device import GroupDevice
 from ioas.api.hwpt import Hwpt
-from ioas.api.ioas import Ioas, IovaRange
+from ioas.api.ioas import Ioas
 from ioas.api.iommufd import Iommufd
 from ioas.api.irq import Irq, Irqs
 from ioas.api.mapping import DmaBuffer, Mapping
+from ioas.api.memory import Memory
+from ioas.api.physical_space import PhysicalSpace
 from ioas.api.region import Region
+from ioas.api.space import IovaRange, Space
 
 if TYPE_CHECKING:
     from ioas.api.kernel_host import KernelHost
@@ -23,8 +30,13 @@ if TYPE_CHECKING:
 _HOSTS = {"KernelHost": "ioas.api.kernel_host", "SoftHost": "ioas.api.soft_host"}
 
 __all__ = [
+    "Container",
+    "ContainerInfo",
+    "ContainerSpace",
     "Device",
     "DmaBuffer",
+    "Group",
+    "GroupDevice",
     "HwInfo",
     "Hwpt",
     "Ioas",
@@ -34,8 +46,11 @@ __all__ = [
     "Irqs",
     "KernelHost",
     "Mapping",
+    "Memory",
+    "PhysicalSpace",
     "Region",
     "SoftHost",
+    "Space",
 ]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+from posixpath import basename
 from typing import Literal, NamedTuple
 
 from ioas.api.checks import U32_LAST, whole
+from ioas.api.container import Container
 from ioas.api.files import OpenFile, Session
 from ioas.api.hwpt import Hwpt
 from ioas.api.ioas import Ioas
 from ioas.api.iommufd import Iommufd
 from ioas.api.irq import Irq, IrqKind, Irqs, irq_index
 from ioas.api.region import Region
+from ioas.api.space import Space
 from ioas.errors import UsageError
 from ioas.uapi.iommufd import IOMMU_GET_HW_INFO, iommu_hw_info
 from ioas.uapi.vfio import (
@@ -55,9 +58,10 @@ class Device(OpenFile):
 
     def __init__(self, session: Session, bdf: str, path: str) -> None:
         """Raises KernelError as open(2) does."""
-        super().__init__(session, path)
         self.bdf = bdf
         self._bound: tuple[Iommufd, int] | None = None
+        self._own_context: Iommufd | Container | None = None
+        super().__init__(session, path)
 
     def __repr__(self) -> str:
         return f"<Device {self.bdf}{' (closed)' if self.closed else ''}>"
@@ -68,18 +72,54 @@ class Device(OpenFile):
         return self._binding()[1]
 
     @property
+    def no_iommu(self) -> bool:
+        """Whether nothing translates or stops its DMA: the kernel says so in the name of its node."""
+        return basename(self.path).startswith("noiommu-")
+
+    @property
     def iommufd(self) -> Iommufd | None:
         """The iommufd that it is bound to."""
         return self._bound[0] if self._bound is not None else None
 
-    def bind(self, iommufd: Iommufd) -> None:
-        """Give the device to an iommufd until it is closed. Raises Busy: in use; InvalidArgument: bound before."""
+    def bind(self, context: Iommufd | Container) -> None:
+        """Give the device to an iommufd until it is closed.
+
+        Raises Busy: in use; InvalidArgument: bound before; UsageError for a container, which takes devices of groups.
+        """
+        if isinstance(context, Container):
+            raise UsageError(f"{self.bdf} was opened as {self.path}: bind it to an Iommufd, not to {context!r}")
+        iommufd = context
         size = ctypes.sizeof(vfio_device_bind_iommufd)
         command = vfio_device_bind_iommufd(argsz=size, iommufd=iommufd.fileno())
         self.ioctl(VFIO_DEVICE_BIND_IOMMUFD, command)
         self._bound = iommufd, command.out_devid
 
-    def attach(self, target: Ioas | Hwpt, pasid: int | None = None) -> int:
+    def space(self) -> Space:
+        """An address space of its own, however the device was opened: an IOAS, or that of a container.
+
+        For drivers of one device: it opens what takes the device, binds and attaches; closing the device closes it.
+        Raises as `bind` and `attach`, and as opening /dev/iommu or /dev/vfio/vfio.
+        """
+        self._own_context = self._new_context()
+        self.bind(self._own_context)
+        space = self._own_context.ioas()
+        self.attach(space)
+        return space
+
+    def _new_context(self) -> Iommufd | Container:
+        """What a device that was opened as this one can be bound to."""
+        return Iommufd(self.session)
+
+    def close(self) -> None:
+        """Close it, and what `space` has opened. Idempotent."""
+        try:
+            super().close()
+        finally:
+            context, self._own_context = self._own_context, None
+            if context is not None:
+                context.close()
+
+    def attach(self, target: Space | Hwpt, pasid: int | None = None) -> int:
         """Let the device (or one of its PASIDs) use an IOAS or page table; attached already, it is moved over.
 
         Returns the id of the page table now in use. Raises InvalidArgument: the devices of its group would differ,
@@ -87,12 +127,16 @@ class Device(OpenFile):
         UsageError: the target is closed, or belongs to another iommufd than the device.
         """
         target.check_open()
+        if not isinstance(target, (Ioas, Hwpt)):
+            raise UsageError(f"{target!r} is none of an iommufd, which {self.bdf} is bound to")
         if self._bound is not None:
             self._bound[0].check_own(target.iommufd, target)
         command = vfio_device_attach_iommufd_pt(argsz=ctypes.sizeof(vfio_device_attach_iommufd_pt), pt_id=target.id)
         if pasid is not None:
             command.flags, command.pasid = VFIO_DEVICE_ATTACH_PASID, whole("pasid", pasid, U32_LAST)
         self.ioctl(VFIO_DEVICE_ATTACH_IOMMUFD_PT, command)
+        if self.no_iommu and isinstance(target, Ioas):
+            target.become_physical()
         return command.pt_id
 
     def detach(self, pasid: int | None = None) -> None:

@@ -6,16 +6,17 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 from weakref import WeakSet
 
 from ioas.api.checks import whole
-from ioas.errors import UsageError
+from ioas.errors import KernelError, UsageError
 from ioas.host import Caller, File, Host
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from ioas.api.group import Group
 
 _OFFSET_LAST = (1 << 63) - 1
 """What pread(2) takes."""
@@ -53,14 +54,51 @@ class Program(Caller, Protocol):
         ...
 
 
+@runtime_checkable
+class QuickFile(Protocol):
+    """A file whose ioctl can be had without a Python function around it: the running kernel's."""
+
+    @property
+    def quick(self) -> Callable[[int, bytearray], int]:
+        """The call. Raises OSError as it is."""
+        ...
+
+    def refusal(self, error: OSError, request: int, argument: int | Buffer) -> KernelError:
+        """The same with what inspection finds out."""
+        ...
+
+
+class PhysicalMemory(Protocol):
+    """What no-IOMMU mode needs: memory that stays where it is, and where that is."""
+
+    def lock(self, address: int, length: int) -> None:
+        """Keep the pages in memory. Raises KernelError: ENOMEM, EPERM."""
+        ...
+
+    def unlock(self, address: int, length: int) -> None:
+        """Undo it."""
+        ...
+
+    def runs(self, address: int, length: int) -> list[tuple[int, int]]:
+        """The physical addresses of locked memory, in order, and how many bytes follow each. Raises KernelError."""
+        ...
+
+
 class Session:
     """A host and the caller that uses it: what all files opened on one host share, and what keeps both alive."""
 
-    def __init__(self, host: Host, caller: Program, stop: Callable[[], None]) -> None:
-        """`stop` ends the host; called once, after all files have been closed."""
+    def __init__(
+        self, host: Host, caller: Program, stop: Callable[[], None], physical: PhysicalMemory | None = None
+    ) -> None:
+        """`stop` ends the host; called once, after all files have been closed.
+
+        `physical` is given for the running kernel, on which buffers only have to stay alive: it pins them itself.
+        """
         self.host = host
         self.caller = caller
+        self.physical = physical
         self.files: WeakSet[OpenFile] = WeakSet()
+        self.groups: dict[str, Group] = {}
         self._stop = stop
         self.closed = False
 
@@ -90,20 +128,35 @@ class OpenFile:
     Its descriptor is real, so select, poll and asyncio take it. Use it as a context manager.
     """
 
-    def __init__(self, session: Session, path: str) -> None:
-        """Raises KernelError as the node's open does."""
+    file: File
+
+    def __init__(self, session: Session, path: str, fd: int | None = None) -> None:
+        """Raises KernelError as the node's open does. `fd`: a descriptor that a call has returned, to be owned."""
         self._fd = -1
         self.session = session
         self.path = path
-        session.caller.before_call()
-        self.file: File = session.host.open(session.caller, path, os.O_RDWR | os.O_CLOEXEC)
+        if fd is None:
+            self._open_node()
+        else:
+            self._own(fd, session.caller.file(fd))
+
+    def _open_node(self) -> None:
+        caller = self.session.caller
+        caller.before_call()
+        file = self.session.host.open(caller, self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._fd = session.caller.install(self.file)
+            fd = caller.install(file)
         except BaseException:
-            self.file.close()
+            file.close()
             raise
-        session.caller.adopt(self._fd)
-        session.files.add(self)
+        self._own(fd, file)
+
+    def _own(self, fd: int, file: File) -> None:
+        """Take over a descriptor of a file of this host."""
+        self.file = file
+        self.session.caller.adopt(fd)
+        self._fd = fd
+        self.session.files.add(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}{' (closed)' if self.closed else ''}>"
@@ -132,6 +185,16 @@ class OpenFile:
         caller = self.session.caller
         caller.before_call()
         return self.file.ioctl(caller, request, argument)
+
+    def quick_ioctl(self) -> Callable[[int, bytearray], int]:
+        """`ioctl` for a hot path, not to be used after `close`; what it raises is to be given to `refusal`."""
+        return self.file.quick if isinstance(self.file, QuickFile) else self.ioctl
+
+    def refusal(self, error: OSError, request: int, argument: int | Buffer) -> OSError:
+        """The exception to raise for what `quick_ioctl` raised."""
+        if isinstance(error, KernelError) or not isinstance(self.file, QuickFile):
+            return error
+        return self.file.refusal(error, request, argument)
 
     def read(self, length: int, offset: int | None = None) -> bytes:
         """Read at most `length` bytes, at `offset` if there is one. Raises as `ioctl`."""
@@ -169,7 +232,7 @@ class OpenFile:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
+        if not getattr(self, "closed", True):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self.close()
 

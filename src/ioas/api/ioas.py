@@ -1,15 +1,16 @@
-"""`Ioas`: an I/O address space, and the memory mapped in it."""
+"""`Ioas`: an I/O address space of iommufd, and the memory mapped in it."""
 
 from __future__ import annotations
 
 import ctypes
-import mmap
-from collections.abc import Iterable
-from errno import EFAULT, EINVAL, ENOENT, ENOMEM
-from typing import TYPE_CHECKING, NamedTuple, Self
+import struct
+from collections.abc import Iterable, Sequence
+from errno import ENOENT
+from typing import TYPE_CHECKING
 
-from ioas.api.checks import U64_LAST, whole
-from ioas.api.mapping import DmaBuffer, Mapping
+from ioas.api.checks import whole
+from ioas.api.mapping import Mapping
+from ioas.api.space import IovaRange, Space, flags_of, joined
 from ioas.errors import MessageTooLong, UsageError, refuse
 from ioas.host import PAGE_SIZE
 from ioas.uapi.iommufd import (
@@ -21,6 +22,7 @@ from ioas.uapi.iommufd import (
     IOMMU_IOAS_MAP_FIXED_IOVA,
     IOMMU_IOAS_MAP_READABLE,
     IOMMU_IOAS_MAP_WRITEABLE,
+    IOMMU_IOAS_NOIOMMU_GET_PA,
     IOMMU_IOAS_UNMAP,
     IOMMU_OPTION_HUGE_PAGES,
     iommu_ioas_allow_iovas,
@@ -28,83 +30,68 @@ from ioas.uapi.iommufd import (
     iommu_ioas_iova_ranges,
     iommu_ioas_map,
     iommu_ioas_map_file,
+    iommu_ioas_noiommu_get_pa,
     iommu_ioas_unmap,
     iommu_iova_range,
 )
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
-    from typing_extensions import Buffer
 
     from ioas.api.iommufd import Iommufd
 
+# The two structures of the hot path, filled in by one call each: a ctypes field costs as much as a call.
 _MAP_SIZE = ctypes.sizeof(iommu_ioas_map)
+_fill_map = struct.Struct("=4I3Q").pack_into  # size, flags, ioas_id, __reserved, user_va, length, iova
+_chosen_iova = struct.Struct("=32xQ").unpack_from
 _UNMAP_SIZE = ctypes.sizeof(iommu_ioas_unmap)
+_fill_unmap = struct.Struct("=2I2Q").pack_into  # size, ioas_id, iova, length
+_unmapped = struct.Struct("=16xQ").unpack_from
 
 
-class IovaRange(NamedTuple):
-    """IOVAs from `start` to `last`, both included."""
-
-    start: int
-    last: int
-
-
-class Ioas:
+class Ioas(Space):
     """An I/O address space, made by `Iommufd.ioas`. Use it as a context manager, or let the iommufd's close end it."""
 
     def __init__(self, iommufd: Iommufd, object_id: int) -> None:
+        super().__init__(iommufd.session)
         self.iommufd = iommufd
         self.id = object_id
-        self._mappings: dict[int, Mapping] = {}
-        self._open = True
+        self._ioctl = iommufd.quick_ioctl()
+        # Structures that no call uses now; taken out and put back, for two threads may map at once.
+        self._spare_maps: list[bytearray] = []
+        self._spare_unmaps: list[bytearray] = []
         iommufd.spaces.add(self)
 
     def __repr__(self) -> str:
         return f"<Ioas {self.id}{'' if self._open else ' (closed)'}>"
 
-    def alloc(
-        self, length: int, *, writable: bool = False, readable: bool = True, iova: int | None = None
-    ) -> DmaBuffer:
-        """Fresh, zeroed, page-aligned memory of at least `length` bytes, mapped for DMA.
-
-        `writable`, `readable`: what the device may do. `iova`: where; None leaves the choice to the host.
-        Raises KernelError as `map`, and OutOfMemory when there is not so much.
-        """
-        if whole("length", length) == 0:
-            raise UsageError("length is 0, and has to be positive")
+    def map_address(
+        self, address: int, length: int, iova: int | None = None, *, writable: bool = True, readable: bool = True
+    ) -> int:
+        """Map memory by its address in this process; the IOVA. See `Space.map_address`."""
+        flags = (IOMMU_IOAS_MAP_WRITEABLE if writable else 0) | (IOMMU_IOAS_MAP_READABLE if readable else 0)
+        at = iova
+        if at is None:
+            at = 0
+        else:
+            flags |= IOMMU_IOAS_MAP_FIXED_IOVA
+        if not self._open:
+            self.check_open()
         try:
-            memory = mmap.mmap(-1, -(-length // PAGE_SIZE) * PAGE_SIZE)
-        except (OSError, OverflowError) as error:
-            raise refuse(ENOMEM, f"{length:#x} bytes of memory cannot be had", "field", "length") from error
-        mapping = self.map(memory, iova=iova, writable=writable, readable=readable)
-        return DmaBuffer(mapping, memoryview(memory)[:length])
-
-    def map(
-        self, buffer: Buffer, *, iova: int | None = None, writable: bool | None = None, readable: bool = True
-    ) -> Mapping:
-        """Map a buffer: an mmap object, an aligned NumPy array, any object with the buffer protocol.
-
-        Address and length have to be multiples of 4096. The buffer stays alive and in place until it is unmapped.
-        `writable` None means: if the buffer is. Raises InvalidArgument: misaligned, reserved or neither readable nor
-        writable; AlreadyExists: the IOVA is taken; NoSpace; OutOfMemory: RLIMIT_MEMLOCK; BadAddress: the device
-        would write to read-only memory.
-        """
-        view = memoryview(buffer)
-        where = None if iova is None else whole("iova", iova)
-        self.check_open()
-        memory = self.iommufd.session.caller
-        address = memory.register(view)
+            command = self._spare_maps.pop()
+        except IndexError:
+            command = bytearray(_MAP_SIZE)
         try:
-            _check_aligned(address, view.nbytes)
-            if writable and view.readonly:  # whatever the pages' own permissions are: Python forbids it
-                raise refuse(EFAULT, "the device would write to a read-only buffer", "address", address)
-            flags = _flags(where, not view.readonly if writable is None else writable, readable)
-            command = iommu_ioas_map(_MAP_SIZE, flags, self.id, 0, address, view.nbytes, where or 0)
-            self.iommufd.ioctl(IOMMU_IOAS_MAP, command)
-        except BaseException:
-            memory.unregister(address)
-            raise
-        return self._mapped(command.iova, view.nbytes, flags, address)
+            _fill_map(command, 0, _MAP_SIZE, flags, self.id, 0, address, length, at)
+            self._ioctl(IOMMU_IOAS_MAP, command)
+        except struct.error:
+            raise _wrong(address=address, length=length, iova=at) from None
+        except OSError as error:
+            raise self.iommufd.refusal(error, IOMMU_IOAS_MAP, command) from None
+        if iova is None:
+            (at,) = _chosen_iova(command)
+        self._spare_maps.append(command)
+        return at
 
     def map_file(
         self,
@@ -121,7 +108,7 @@ class Ioas:
         fd = file if isinstance(file, int) else file.fileno()
         where = None if iova is None else whole("iova", iova)
         start, length = whole("start", start), whole("length", length)
-        flags = _flags(where, writable, readable)
+        flags = flags_of(where, writable, readable)
         command = iommu_ioas_map_file(ctypes.sizeof(iommu_ioas_map_file), flags, self.id, fd, start, length, where or 0)
         self.iommufd.ioctl(IOMMU_IOAS_MAP_FILE, command)
         return self._mapped(command.iova, length, flags, None)
@@ -142,34 +129,24 @@ class Ioas:
         Raises as `map`; NotFound when the source is gone; UsageError when that belongs to another iommufd.
         """
         self.check_open()
-        self.iommufd.check_own(source.space.iommufd, source)
+        origin = source.space
+        if not isinstance(origin, Ioas):
+            raise UsageError(f"{source!r} is not in an IOAS")
+        self.iommufd.check_own(origin.iommufd, source)
         if not source.mapped:  # something else may be mapped there by now
             raise refuse(ENOENT, "the source has been unmapped", "area", source)
         offset = whole("offset", offset, source.length)
         length = source.length - offset if length is None else whole("length", length)
         where = None if iova is None else whole("iova", iova)
-        flags = _flags(
+        flags = flags_of(
             where,
             bool(source.flags & IOMMU_IOAS_MAP_WRITEABLE) if writable is None else writable,
             bool(source.flags & IOMMU_IOAS_MAP_READABLE) if readable is None else readable,
         )
         size = ctypes.sizeof(iommu_ioas_copy)
-        command = iommu_ioas_copy(size, flags, self.id, source.space.id, length, where or 0, source.iova + offset)
+        command = iommu_ioas_copy(size, flags, self.id, origin.id, length, where or 0, source.at + offset)
         self.iommufd.ioctl(IOMMU_IOAS_COPY, command)
-        return self._mapped(command.dst_iova, length, flags, source.share_buffer())
-
-    def unmap(self, iova: int, length: int) -> int:
-        """Remove every mapping inside a range; the bytes removed. Raises NotFound when there is none, or one is cut."""
-        self.check_open()
-        iova, length = whole("iova", iova), whole("length", length)
-        command = iommu_ioas_unmap(_UNMAP_SIZE, self.id, iova, length)
-        self.iommufd.ioctl(IOMMU_IOAS_UNMAP, command)
-        self._forget_unmapped(iova, length, command.length)
-        return command.length
-
-    def unmap_all(self) -> int:
-        """Remove every mapping; the bytes removed."""
-        return self.unmap(0, U64_LAST)
+        return self._mapped(command.dst_iova, length, flags, source.keep_again())
 
     def ranges(self) -> tuple[IovaRange, ...]:
         """The IOVAs that can be mapped now; attached devices narrow them."""
@@ -201,6 +178,23 @@ class Ioas:
     def huge_pages(self, on: bool) -> None:
         self.iommufd.set_option(IOMMU_OPTION_HUGE_PAGES, int(on), self.id)
 
+    def physical_address(self, iova: int, length: int) -> tuple[int, int]:
+        """The physical address behind a mapped IOVA, and how many of `length` bytes follow it contiguously.
+
+        For devices without an IOMMU alone. Raises NotSupported when none is attached, NotPermitted, NotFound.
+        """
+        self.check_open()
+        size = ctypes.sizeof(iommu_ioas_noiommu_get_pa)
+        command = iommu_ioas_noiommu_get_pa(size, 0, self.id, 0, whole("iova", iova), whole("length", length))
+        self.iommufd.ioctl(IOMMU_IOAS_NOIOMMU_GET_PA, command)
+        return command.out_phys, command.length
+
+    def become_physical(self) -> None:
+        """A device without an IOMMU is attached: from now on, and for what is mapped, addresses are physical ones."""
+        for mapping in list(self._mappings.values()):
+            mapping.physical_pages = self.physical_pages(mapping.at, mapping.length)
+        self.physical = True
+
     def close(self) -> None:
         """Destroy it with all its mappings. Raises Busy while a device is attached. Idempotent."""
         if self._open and not self.iommufd.closed:
@@ -209,16 +203,8 @@ class Ioas:
 
     def forget(self) -> None:
         """The host has dropped it: let go of the buffers."""
-        self._open = False
         self.iommufd.spaces.discard(self)
-        while self._mappings:
-            self._mappings.popitem()[1].forget()
-
-    def discard(self, mapping: Mapping) -> None:
-        """The host has unmapped `mapping`: let go of its buffer."""
-        if self._mappings.get(mapping.iova) is mapping:
-            del self._mappings[mapping.iova]
-        mapping.forget()
+        super().forget()
 
     def check_open(self) -> None:
         """Raises UsageError when it, or its iommufd, is closed."""
@@ -226,25 +212,33 @@ class Ioas:
         if not self._open:
             raise UsageError(f"IOAS {self.id} is closed")
 
-    def __enter__(self) -> Self:
-        return self
+    def _unmap(self, iova: int, length: int) -> int:
+        if not self._open:
+            self.check_open()
+        try:
+            command = self._spare_unmaps.pop()
+        except IndexError:
+            command = bytearray(_UNMAP_SIZE)
+        try:
+            _fill_unmap(command, 0, _UNMAP_SIZE, self.id, iova, length)
+            self._ioctl(IOMMU_IOAS_UNMAP, command)
+        except struct.error:
+            raise _wrong(iova=iova, length=length) from None
+        except OSError as error:
+            raise self.iommufd.refusal(error, IOMMU_IOAS_UNMAP, command) from None
+        removed: int = _unmapped(command)[0]
+        self._spare_unmaps.append(command)
+        return removed
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _mapped(self, iova: int, length: int, flags: int, address: int | None) -> Mapping:
-        if stale := self._mappings.get(iova):  # somebody has unmapped it by a call of his own
-            stale.forget()
-        mapping = self._mappings[iova] = Mapping(self, iova, length, flags, address)
-        return mapping
-
-    def _forget_unmapped(self, iova: int, length: int, unmapped: int) -> None:
-        """Let go of the buffers of `unmapped` bytes of mappings in a range."""
-        exact = self._mappings.get(iova)
-        gone = [iova] if exact is not None and exact.length == unmapped else list(self._mappings)
-        for start in gone:
-            if iova <= start <= iova + length - 1 and (mapping := self._mappings.pop(start, None)) is not None:
-                mapping.forget()
+    def physical_pages(self, at: int, length: int) -> Sequence[int]:
+        """The physical address of each page of what is mapped at `at`: a range when they follow each other."""
+        pieces: list[range] = []
+        done = 0
+        while done < length:
+            start, contiguous = self.physical_address(at + done, length - done)
+            pieces.append(range(start, start + contiguous, PAGE_SIZE))
+            done += contiguous
+        return joined(pieces)
 
     def _ranges(self) -> tuple[tuple[IovaRange, ...], int]:
         self.check_open()
@@ -262,18 +256,8 @@ class Ioas:
             return found, command.out_iova_alignment
 
 
-def _flags(iova: int | None, writable: bool, readable: bool) -> int:
-    return (
-        (IOMMU_IOAS_MAP_FIXED_IOVA if iova is not None else 0)
-        | (IOMMU_IOAS_MAP_WRITEABLE if writable else 0)
-        | (IOMMU_IOAS_MAP_READABLE if readable else 0)
-    )
-
-
-def _check_aligned(address: int, length: int) -> None:
-    if address % PAGE_SIZE:
-        raise refuse(EINVAL, f"the buffer begins at {address:#x}, which is not a multiple of {PAGE_SIZE}",
-                     "address", address)  # fmt: skip
-    if length % PAGE_SIZE:
-        raise refuse(EINVAL, f"the buffer has {length} bytes, which is not a multiple of {PAGE_SIZE}",
-                     "field", "length")  # fmt: skip
+def _wrong(**fields: int) -> Exception:
+    """The exception for a number that does not fit its field. Raises it, or TypeError for what is no integer."""
+    for name, value in fields.items():
+        whole(name, value)
+    return UsageError(f"{fields} do not fit")

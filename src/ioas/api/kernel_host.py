@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ioas.api.files import Session
 from ioas.api.host import BaseHost
-from ioas.kernel import KernelCaller, KernelHost as Kernel
+from ioas.kernel import KernelCaller, KernelHost as Kernel, Pagemap
 
 
 class KernelHost(BaseHost):
@@ -19,5 +19,5 @@ class KernelHost(BaseHost):
         kernel = Kernel()
         self.caller = KernelCaller()
         # The kernel's own counts of pages cannot be set, as `AddressSpace` says; only a software host does that.
-        session = Session(kernel, self.caller, lambda: None)  # type: ignore[arg-type]
+        session = Session(kernel, self.caller, lambda: None, Pagemap())  # type: ignore[arg-type]
         super().__init__(session, kernel.sysfs)

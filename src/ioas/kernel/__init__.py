@@ -3,5 +3,6 @@
 from ioas.kernel.caller import KernelCaller
 from ioas.kernel.file import KernelFile
 from ioas.kernel.host import KernelHost
+from ioas.kernel.pagemap import Pagemap
 
-__all__ = ["KernelCaller", "KernelFile", "KernelHost"]
+__all__ = ["KernelCaller", "KernelFile", "KernelHost", "Pagemap"]

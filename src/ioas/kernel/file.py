@@ -6,7 +6,9 @@ import ctypes
 import fcntl
 import os
 import select
+from collections.abc import Callable
 from errno import EINTR
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
@@ -24,12 +26,14 @@ _INT_LAST = (1 << 31) - 1
 class KernelFile:
     """An open file (implements `ioas.host.File`); who calls is who runs, so the caller is not looked at."""
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("fd", "path", "quick")
 
     def __init__(self, fd: int, path: str) -> None:
         """`path` is for messages."""
         self.fd = fd
         self.path = path
+        self.quick: Callable[[int, bytearray], int] = partial(fcntl.ioctl, fd)
+        """The bare call, for hot paths: raises OSError, which `refusal` explains."""
 
     def ioctl(self, caller: object, request: int, argument: int | Buffer) -> int:
         """Make the call, again after a signal (PEP 475). Raises KernelError with what inspection found out."""
@@ -40,7 +44,11 @@ class KernelFile:
                 return fcntl.ioctl(self.fd, request, argument)
             except OSError as error:
                 if error.errno != EINTR:
-                    raise why_refused(self.path, request, argument, error) from None
+                    raise self.refusal(error, request, argument) from None
+
+    def refusal(self, error: OSError, request: int, argument: int | Buffer) -> KernelError:
+        """What inspection finds out about a call that failed."""
+        return why_refused(self.path, request, argument, error)
 
     def read(self, caller: object, length: int, offset: int | None) -> bytes:
         """Read at `offset`, or where the file stands. Raises KernelError."""
