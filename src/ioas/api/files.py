@@ -53,6 +53,10 @@ class Program(Caller, Protocol):
         """Close what is left."""
         ...
 
+    def held(self) -> dict[str, int]:
+        """What is held now, by kind, without zeros (for leak checks)."""
+        ...
+
 
 @runtime_checkable
 class QuickFile(Protocol):
