@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from posixpath import basename
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ioas.api.checks import U32_LAST, whole
 from ioas.api.container import Container
@@ -13,7 +14,8 @@ from ioas.api.hwpt import Hwpt
 from ioas.api.ioas import Ioas
 from ioas.api.iommufd import Iommufd
 from ioas.api.irq import Irq, IrqKind, Irqs, irq_index
-from ioas.api.region import Region
+from ioas.api.mapped_region import MappedRegion
+from ioas.api.region import ConfigRegion, Region
 from ioas.api.space import Space
 from ioas.errors import UsageError
 from ioas.uapi.iommufd import IOMMU_GET_HW_INFO, iommu_hw_info
@@ -23,12 +25,15 @@ from ioas.uapi.vfio import (
     VFIO_DEVICE_BIND_IOMMUFD,
     VFIO_DEVICE_DETACH_IOMMUFD_PT,
     VFIO_DEVICE_DETACH_PASID,
+    VFIO_DEVICE_FEATURE,
     VFIO_DEVICE_GET_INFO,
     VFIO_DEVICE_GET_IRQ_INFO,
     VFIO_DEVICE_GET_REGION_INFO,
+    VFIO_DEVICE_PCI_HOT_RESET,
     VFIO_DEVICE_RESET,
     VFIO_PCI_CONFIG_REGION_INDEX,
     VFIO_PCI_ROM_REGION_INDEX,
+    VFIO_REGION_INFO_FLAG_MMAP,
     vfio_device_attach_iommufd_pt,
     vfio_device_bind_iommufd,
     vfio_device_detach_iommufd_pt,
@@ -37,8 +42,19 @@ from ioas.uapi.vfio import (
     vfio_region_info,
 )
 
-_PCI_COMMAND = 0x04
-_PCI_COMMAND_MASTER = 1 << 2
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# Of configuration space, as include/uapi/linux/pci_regs.h has it.
+_PCI_COMMAND, _PCI_COMMAND_MEMORY, _PCI_COMMAND_MASTER = 0x04, 1 << 1, 1 << 2
+_PCI_STATUS, _PCI_STATUS_CAP_LIST = 0x06, 1 << 4
+_PCI_CAPABILITY_LIST = 0x34
+_PCI_CAP_ID_PM, _PCI_PM_CTRL, _PCI_PM_CTRL_STATE_MASK = 0x01, 4, 3
+_CAPABILITIES = 48
+"""So many fit into 256 bytes; a longer list is a ring."""
+_MAY_TURN_OFF = (VFIO_DEVICE_RESET, VFIO_DEVICE_PCI_HOT_RESET, VFIO_DEVICE_FEATURE)
+"""After these a BAR may not answer as before (VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY puts the device to sleep)."""
+
 _HW_INFO_ROOM = 4096
 
 BarIndex = Literal[0, 1, 2, 3, 4, 5]
@@ -61,6 +77,7 @@ class Device(OpenFile):
         self.bdf = bdf
         self._bound: tuple[Iommufd, int] | None = None
         self._own_context: Iommufd | Container | None = None
+        self._regions: dict[int, Region] = {}
         super().__init__(session, path)
 
     def __repr__(self) -> str:
@@ -112,6 +129,8 @@ class Device(OpenFile):
 
     def close(self) -> None:
         """Close it, and what `space` has opened. Idempotent."""
+        self.unmap_regions()
+        self._regions.clear()
         try:
             super().close()
         finally:
@@ -165,9 +184,13 @@ class Device(OpenFile):
     def region(self, index: int) -> Region:
         """A region by VFIO_PCI_*_REGION_INDEX; one that is not there has size 0. Raises InvalidArgument."""
         number = whole("index", index, U32_LAST)
+        if (known := self._regions.get(number)) is not None and not self.closed:
+            return known
         command = vfio_region_info(argsz=ctypes.sizeof(vfio_region_info), index=number)
         self.ioctl(VFIO_DEVICE_GET_REGION_INFO, command)
-        return Region(self, number, command.size, command.offset, command.flags)
+        kind = _region_class(number, command.flags)
+        found = self._regions[number] = kind(self, number, command.size, command.offset, command.flags)
+        return found
 
     def bar(self, number: BarIndex) -> Region:
         """BAR 0 to 5. Raises UsageError when the device does not have it."""
@@ -197,6 +220,35 @@ class Device(OpenFile):
         command = config.read16(_PCI_COMMAND) & ~_PCI_COMMAND_MASTER
         config.write16(_PCI_COMMAND, command | (_PCI_COMMAND_MASTER if on else 0))
 
+    def capability(self, number: int) -> int | None:
+        """Where a capability (PCI_CAP_ID_*) begins in configuration space; None when the device does not have it."""
+        config, seen = self.config, 0
+        at = config.read8(_PCI_CAPABILITY_LIST) & ~3 if config.read16(_PCI_STATUS) & _PCI_STATUS_CAP_LIST else 0
+        while at and seen < _CAPABILITIES:
+            if config.read8(at) == number:
+                return at
+            at, seen = config.read8(at + 1) & ~3, seen + 1
+        return None
+
+    def memory_answers(self) -> bool:
+        """Whether the device answers accesses to its BARs: memory space is on, and it is awake (D0)."""
+        if not self.config.read16(_PCI_COMMAND) & _PCI_COMMAND_MEMORY:
+            return False
+        power = self.capability(_PCI_CAP_ID_PM)
+        return power is None or not self.config.read16(power + _PCI_PM_CTRL) & _PCI_PM_CTRL_STATE_MASK
+
+    def unmap_regions(self) -> None:
+        """Take its BARs out of the program's memory, until they are used again."""
+        for region in list(self._regions.values()):
+            region.unmap()
+
+    def ioctl(self, request: int, argument: int | Buffer = 0) -> int:
+        """See `OpenFile.ioctl`."""
+        result = super().ioctl(request, argument)
+        if request in _MAY_TURN_OFF:
+            self.unmap_regions()
+        return result
+
     def irq_info(self, kind: IrqKind) -> vfio_irq_info:
         """VFIO_DEVICE_GET_IRQ_INFO: how many interrupts of a kind there are, and how they behave."""
         command = vfio_irq_info(argsz=ctypes.sizeof(vfio_irq_info), index=irq_index(kind))
@@ -220,3 +272,11 @@ class Device(OpenFile):
         if self._bound is None:
             raise UsageError(f"{self.bdf} is not bound to an iommufd")
         return self._bound
+
+
+def _region_class(index: int, flags: int) -> type[Region]:
+    if index == VFIO_PCI_CONFIG_REGION_INDEX:
+        return ConfigRegion
+    # A load gives the bytes in the order of the machine, and the registers are little-endian.
+    mappable = flags & VFIO_REGION_INFO_FLAG_MMAP and sys.byteorder == "little"
+    return MappedRegion if mappable else Region

@@ -78,24 +78,42 @@ class Region:
 
     def write8(self, offset: int, value: int) -> None:
         """One byte; `value` is 0 to 2**8 - 1."""
-        self.write(offset, _bytes(value, 1))
+        self.write(offset, self.encode(value, 1))
 
     def write16(self, offset: int, value: int) -> None:
         """Two bytes; `value` is 0 to 2**16 - 1."""
-        self.write(offset, _bytes(value, 2))
+        self.write(offset, self.encode(value, 2))
 
     def write32(self, offset: int, value: int) -> None:
         """Four bytes; `value` is 0 to 2**32 - 1."""
-        self.write(offset, _bytes(value, 4))
+        self.write(offset, self.encode(value, 4))
 
     def write64(self, offset: int, value: int) -> None:
         """Eight bytes, in one access where the host and the device can; `value` is 0 to 2**64 - 1."""
-        self.write(offset, _bytes(value, 8))
+        self.write(offset, self.encode(value, 8))
+
+    @staticmethod
+    def encode(value: int, width: int) -> bytes:
+        """A number as `width` bytes. Raises UsageError when it does not fit, TypeError for what is no integer."""
+        return whole("value", value, (1 << 8 * width) - 1).to_bytes(width, "little")
+
+    def unmap(self) -> None:
+        """Nothing: only a `MappedRegion` stands in the program's memory."""
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise UsageError(f"{self.name} has {self.size:#x} bytes; {length} at {offset:#x} are outside")
 
 
-def _bytes(value: int, width: int) -> bytes:
-    return whole("value", value, (1 << 8 * width) - 1).to_bytes(width, "little")
+class ConfigRegion(Region):
+    """The configuration space. What is written there may turn the BARs off, or the device."""
+
+    __slots__ = ()
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """All of `data`: bytes, or any buffer."""
+        self.device.unmap_regions()  # before: from now on a BAR may not answer
+        try:
+            super().write(offset, data)
+        finally:
+            self.device.unmap_regions()  # after: another thread may have been quick
