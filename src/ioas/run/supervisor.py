@@ -3,7 +3,7 @@
 The supervisor is the parent of the program, which runs as a child in the same process group (see `ioas.run.jobs`). It
 ends when no process is left that came from the program, as ``strace -f`` does, because daemons that the program
 leaves behind use the machine too. Two threads: this one serves calls (`ioas.run.server`), the other sees to the rest
-(`ioas.run.watcher`).
+(`ioas.run.watcher`). A process stands by for the case that we are killed (`ioas.run.guardian`).
 
 `ioas run` is a laboratory, not a sandbox: a call that it lets go on is read again by the kernel, and a program
 that changes its arguments in between can get past it.
@@ -26,6 +26,7 @@ from errno import EBADF
 from ioas.errors import EnvironmentRefusal
 from ioas.run import kernel
 from ioas.run.filter import build, rules
+from ioas.run.guardian import Guardian
 from ioas.run.handlers import HANDLERS
 from ioas.run.jobs import Job, pending_end, take_signals
 from ioas.run.launch import Launched, NoNamespace, exec_failure, launch
@@ -139,6 +140,7 @@ class Supervisor:
     ) -> None:
         listener = Listener(launched.listener)
         listener.synchronise()
+        guardian = Guardian(listener, launched.pid, stage.root if stage.mounted else None)
         watcher = Watcher(job, listener, self._reporter.bug)
 
         def watch(pidfd: int) -> None:
@@ -168,13 +170,14 @@ class Supervisor:
         watcher.watch(server.files.epoll.fileno(), released)
         watcher.watch(launched.channel.fileno(), executed)
         watcher.start()
-        _receive(listener, server, watcher)
+        _receive(listener, server, watcher, guardian)
         watcher.join()
         server.close()
         watcher.close()
+        guardian.dismiss()
 
 
-def _receive(listener: Listener, server: Server, watcher: Watcher) -> None:
+def _receive(listener: Listener, server: Server, watcher: Watcher, guardian: Guardian) -> None:
     """Serve calls until nobody is left."""
     while True:
         try:
@@ -187,7 +190,9 @@ def _receive(listener: Listener, server: Server, watcher: Watcher) -> None:
             if watcher.deserted or listener.deserted():
                 break
             continue
+        guardian.serving(call.thread)
         server.serve(call)
+        guardian.serving(0)
     watcher.notice()
 
 
