@@ -6,7 +6,9 @@ our end when the last of its references is gone, however that came about. It is 
 file without a poll operation polls as ready for everything - and because a read(2) that the filter does not hand over
 then ends at once, where it would wait for ever.
 
-A file is recognised by the inode of its socket ("socket:[N]" in /proc/PID/fd), never by a descriptor number.
+Device files whose BARs can be mapped get something else that the kernel can map (`ioas.run.mmio.memory_files`).
+
+A file is recognised by the inode of what stands for it ("socket:[N]" in /proc/PID/fd), never by a descriptor number.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 from ioas.host import File
+from ioas.run.mmio.memory_files import Mappable, MemoryFiles
 
 _AT_ONCE = 64
 
@@ -28,7 +31,7 @@ class Given:
     __slots__ = ("end", "file", "link", "path")
 
     def __init__(self, file: File, path: str, end: int, link: str) -> None:
-        """`path`: the node that was opened, empty for files that a call made; `end`: our end of the pair."""
+        """`path`: the node that was opened, empty for files that a call made; `end`: our end of the pair, or -1."""
         self.file = file
         self.path = path
         self.end = end
@@ -38,12 +41,18 @@ class Given:
 class Files:
     """All files that programs have open."""
 
-    def __init__(self, failed: Callable[[Exception], None]) -> None:
-        """`failed` is told when a file's close raises, which is a bug of the host's."""
+    def __init__(self, failed: Callable[[Exception], None], mappable: MemoryFiles | None = None) -> None:
+        """`failed` is told when a file's close raises, which is a bug of the host's.
+
+        `mappable`: where device files come from when BARs can be mapped.
+        """
         self.by_link: dict[str, Given] = {}
         self.epoll = select.epoll()
         self._by_end: dict[int, Given] = {}
         self._failed = failed
+        self._mappable = mappable
+        if mappable:
+            self.epoll.register(mappable.fileno(), select.EPOLLIN)
 
     def __len__(self) -> int:
         return len(self.by_link)
@@ -58,6 +67,8 @@ class Files:
         is to be had; `file` has then been closed.
         """
         try:
+            if self._mappable and isinstance(file, Mappable):
+                return self._create_mappable(self._mappable, file, path)
             given, theirs = _pair(file, path)
             try:
                 self.epoll.register(given.end, 0)  # EPOLLHUP comes unasked
@@ -72,23 +83,43 @@ class Files:
         self._by_end[given.end] = given
         return theirs
 
+    def _create_mappable(self, files: MemoryFiles, file: Mappable, path: str) -> int:
+        theirs = files.create(file)
+        link = os.readlink(f"/proc/self/fd/{theirs}")
+        self.by_link[link] = Given(file, path, -1, link)
+        return theirs
+
     def drain(self) -> None:
         """Close every file whose last reference is gone."""
         while ready := self.epoll.poll(0, _AT_ONCE):
             for end, _ in ready:
-                self._close(self._by_end[end])
+                if end in self._by_end:
+                    self._close(self._by_end[end])
+                else:
+                    self._close_unmapped()
+        if self._mappable and self._mappable.suspects:
+            self._close_unmapped()
+
+    def _close_unmapped(self) -> None:
+        """Close the device files that have no descriptor and no mapping left."""
+        gone = self._mappable.ended() if self._mappable else []
+        for given in [each for each in self if each.file in gone]:
+            del self.by_link[given.link]
+            self._close_file(given.file)
 
     def close_all(self) -> None:
         """Close what is still open, and the epoll descriptor."""
         self.drain()
-        for given in list(self._by_end.values()):
+        for given in list(self):
             self._close(given)
         self.epoll.close()
 
     def _close(self, given: Given) -> None:
-        self.epoll.unregister(given.end)
-        os.close(given.end)
-        del self._by_end[given.end], self.by_link[given.link]
+        del self.by_link[given.link]
+        if given.end >= 0:
+            self.epoll.unregister(given.end)
+            os.close(given.end)
+            del self._by_end[given.end]
         self._close_file(given.file)
 
     def _close_file(self, file: File) -> None:

@@ -64,10 +64,14 @@ class Watcher(threading.Thread):
         if len(self._reminders) == 1:
             os.eventfd_write(self._bell, 1)
 
+    def wake(self) -> None:
+        """Something that `run` waits for may have come about."""
+        os.eventfd_write(self._bell, 1)
+
     def notice(self) -> None:
         """The serving thread has seen that nobody is left, and will not receive again."""
         self._noticed = True
-        os.eventfd_write(self._bell, 1)
+        self.wake()
 
     def run(self) -> None:
         """Wait and react; see the class."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Capability)
 INCIDENTS_KEPT = 256
+_WORD = 8
 
 
 class Incident(NamedTuple):
@@ -226,7 +227,7 @@ class Function:
         return self._enabled(header.COMMAND_MASTER)
 
     def bar_read(self, index: int, offset: int, length: int) -> bytes:
-        """A memory or I/O read of 1, 2, 4 or 8 bytes at `offset` of BAR `index` (6: the ROM).
+        """A memory or I/O read of 1, 2, 4 or 8 bytes, or a vector of up to 64, at `offset` of BAR `index` (6: the ROM).
 
         All ones when decoding is off or nothing answers. Raises ValueError when there is no such BAR.
         """
@@ -245,7 +246,7 @@ class Function:
         return answer
 
     def bar_write(self, index: int, offset: int, data: bytes) -> None:
-        """A memory or I/O write of 1, 2, 4 or 8 bytes; goes nowhere when decoding is off or nothing answers.
+        """A memory or I/O write of 1, 2, 4, 8 or up to 64 bytes; goes nowhere when decoding is off or nothing answers.
 
         Raises ValueError when there is no such BAR.
         """
@@ -296,14 +297,28 @@ class Function:
     # What models use, and what they replace.
 
     def read_window(self, bar: int, offset: int, length: int) -> bytes | None:
-        """What software reads from a BAR: here, from the declared registers; None when nothing answers."""
+        """What software reads from a BAR: here, from the declared registers; None when nothing answers.
+
+        A read of more than 8 bytes, as vector instructions make, is taken apart into words of 8.
+        """
+        if length > _WORD:
+            return b"".join(
+                self.read_window(bar, at, _WORD) or b"\xff" * _WORD for at in range(offset, offset + length, _WORD)
+            )
         register = self._declared.map.get((bar, offset))
         if register is None or not register.answers(offset, length):
             return None
         return register.read(self, offset, length)
 
     def write_window(self, bar: int, offset: int, data: bytes) -> bool:
-        """What software writes to a BAR: here, to the declared registers; False when nothing answers."""
+        """What software writes to a BAR: here, to the declared registers; False when nothing answers.
+
+        A write of more than 8 bytes is taken apart into words of 8.
+        """
+        if len(data) > _WORD:
+            words = range(0, len(data), _WORD)
+            answers = [self.write_window(bar, offset + at, data[at : at + _WORD]) for at in words]
+            return any(answers)
         register = self._declared.map.get((bar, offset))
         if register is None or not register.answers(offset, len(data)):
             return False

@@ -33,7 +33,8 @@ class Cdev:
         """`flags` are those of open(2): reading and writing need their access mode, ioctl does not."""
         self.device = device
         self.bound = False
-        self._mode = flags & os.O_ACCMODE
+        self.access = flags & os.O_ACCMODE
+        """O_RDONLY, O_WRONLY or O_RDWR."""
         self._position = 0
         self._closed = False
 
@@ -65,11 +66,37 @@ class Cdev:
         return count
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
-        """Raises KernelError: EACCES when the file is not open for that; EINVAL: no region has the MMAP flag yet."""
-        if self._mode == os.O_WRONLY or (self._mode == os.O_RDONLY and protection & PROT_WRITE and flags & MAP_SHARED):
+        """-1: a mapped BAR has no memory of its own, its loads and stores come to `load` and `store`.
+
+        Raises KernelError: EACCES when the file is not open for that; EINVAL (`regions.check_mapping`).
+        """
+        if self.access == os.O_WRONLY or (
+            self.access == os.O_RDONLY and protection & PROT_WRITE and flags & MAP_SHARED
+        ):
             raise refuse(EACCES, "the file is not open for this kind of mapping", "file", self.device.name)
         self._check_bound("mmap")
-        raise refuse(EINVAL, "the region cannot be mapped (no MMAP flag)", "region", offset >> regions.OFFSET_SHIFT)
+        regions.check_mapping(self.device, length, bool(flags & MAP_SHARED), offset)
+        return -1
+
+    def answers(self, offset: int) -> bool:
+        """Whether loads and stores through a mapping of `offset` reach the device; else a kernel gives SIGBUS."""
+        with self.device.lock:
+            return self.bound and self.device.answers_mappings
+
+    def load(self, offset: int, length: int) -> bytes | None:
+        """A load through a mapping, from file offset `offset`; None where `answers` is false."""
+        with self.device.lock:
+            if not (self.bound and self.device.answers_mappings):
+                return None
+            return regions.load(self.device, offset, length)
+
+    def store(self, offset: int, data: bytes) -> bool:
+        """A store through a mapping; False where `answers` is."""
+        with self.device.lock:
+            if not (self.bound and self.device.answers_mappings):
+                return False
+            regions.store(self.device, offset, data)
+        return True
 
     def poll(self, caller: Caller) -> int:
         """A device file has no poll operation: it is always ready."""
@@ -99,7 +126,7 @@ class Cdev:
             raise refuse(EBADF, "the device file has been closed during the call", "device", self.device.name)
 
     def _check(self, what: str, forbidden: int) -> None:
-        if self._mode == forbidden:
+        if self.access == forbidden:
             raise refuse(EBADF, f"the file is not open for {what}", "file", self.device.name)
         self._check_bound(what)
 

@@ -27,7 +27,7 @@ from ioas.soft.vfio.config_hooks import (
 from ioas.soft.vfio.config_space import ConfigSpace
 from ioas.soft.vfio.irqs import Irqs
 from ioas.soft.vfio.power import Power
-from ioas.soft.vfio.regions import MsixTable
+from ioas.soft.vfio.regions import MsixTable, mappable
 from ioas.soft.vfio.reset import reset_bus, reset_function
 from ioas.soft.vfio.virqfd import Watcher
 
@@ -61,7 +61,7 @@ class VfioDevice:
         self.irqs = Irqs(self)
         self.ioeventfds: dict[IoEvent, Watch] = {}
         self.mappable_bars: frozenset[int] = frozenset()
-        """BARs that programs may mmap; none for now."""
+        """BARs that programs may mmap: none, until somebody can serve the mappings (`allow_mmap`)."""
         self.msix_table = MsixTable()
         self.reset_works = False
         self.context: Context | None = None
@@ -105,6 +105,18 @@ class VfioDevice:
     def memory_enabled(self) -> bool:
         """Whether memory BARs may be touched: by the virtual command register, and not in D3hot."""
         return self.power.state < 3 and self._config is not None and bool(self._config.command & COMMAND_MEMORY)
+
+    @property
+    def answers_mappings(self) -> bool:
+        """Whether loads and stores through mapped BARs reach the function; else a kernel answers them with SIGBUS.
+
+        Follows vfio_pci_vmf_insert_pfn (7.3): memory decoding is on, and the program has not asked for low power.
+        """
+        return self.memory_enabled and not self.power.engaged
+
+    def allow_mmap(self) -> None:
+        """Give BARs the MMAP flag: whoever opens the device can serve loads and stores."""
+        self.mappable_bars = mappable(self)
 
     def open(self, context: Context) -> None:
         """Bind to `context` and enable the function; with `System.lock` held.

@@ -81,6 +81,11 @@ class Power:
         self._wakeup = None
 
     @property
+    def engaged(self) -> bool:
+        """Whether the program has asked for low power."""
+        return self._engaged
+
+    @property
     def held_eventfds(self) -> int:
         """1 while an eventfd waits to be signalled by the next access."""
         return int(self._wakeup is not None)

@@ -1,7 +1,8 @@
-"""Reads and writes of a device file: BARs, ROM, configuration space (follows vfio_pci_rdwr.c, 7.3).
+"""Reads and writes of a device file: BARs, ROM, configuration space (follows vfio_pci_rdwr.c, 7.3); mapped BARs.
 
-The file offset is the region's index << 40 plus the byte in the region. Accesses to BARs are cut into aligned pieces
-of 8, 4, 2 and 1 bytes; the MSI-X table is a hole in its BAR that reads as ones and drops writes.
+The file offset is the region's index << 40 plus the byte in the region. Reads and writes of BARs are cut into aligned
+pieces of 8, 4, 2 and 1 bytes; the MSI-X table is a hole in its BAR that reads as ones and drops writes. Loads and
+stores through a mapping reach the function as the processor makes them, the MSI-X table included.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from errno import EINVAL, EIO, ENOMEM
 from typing import TYPE_CHECKING, NamedTuple
 
 from ioas.errors import refuse
+from ioas.host import PAGE_SIZE
 from ioas.soft.pci import Bar, Config
 from ioas.soft.vfio import permissions as rules
 from ioas.uapi import vfio as uapi
@@ -83,6 +85,64 @@ def write(device: VfioDevice, offset: int, data: bytes) -> int:
             _check_decoding(device, bar)
             device.function.bar_write(index, at, data[at - position : at - position + width])
     return count
+
+
+def mappable(device: VfioDevice) -> frozenset[int]:
+    """The BARs that a kernel lets programs map (vfio_pci_probe_mmaps, 7.3).
+
+    Memory of at least a page; smaller ones when they begin a page and nothing else on the bus lies in it.
+    """
+    bars = [(each, bar) for each in device.siblings for bar in each.function.bars if bar is not None and not bar.is_io]
+    pages = [bar.address(each.function.config) // PAGE_SIZE for each, bar in bars]
+    return frozenset(
+        bar.index
+        for each, bar in bars
+        if each is device and (bar.size >= PAGE_SIZE or _alone_in_page(bar.address(each.function.config), pages))
+    )
+
+
+def _alone_in_page(address: int, pages: list[int]) -> bool:
+    return address % PAGE_SIZE == 0 and pages.count(address // PAGE_SIZE) == 1
+
+
+def check_mapping(device: VfioDevice, length: int, shared: bool, offset: int) -> None:
+    """Refuse what cannot be mapped: `length` bytes at file offset `offset` (vfio_pci_core_mmap, 7.3).
+
+    Raises KernelError(EINVAL): no such region, a private mapping, a region without the MMAP flag, or beyond its end.
+    """
+    index, position = offset >> OFFSET_SHIFT, offset & OFFSET_MASK
+    if index >= uapi.VFIO_PCI_NUM_REGIONS:
+        raise refuse(EINVAL, "the device has no such region", "region", index)
+    if not shared:
+        raise refuse(EINVAL, "device memory cannot be mapped privately (MAP_PRIVATE)", "region", index)
+    bar = device.function.bars[index] if index in device.mappable_bars else None
+    if bar is None:
+        raise refuse(EINVAL, "the region cannot be mapped (no MMAP flag)", "region", index)
+    room = -(-bar.size // PAGE_SIZE) * PAGE_SIZE
+    if position + -(-length // PAGE_SIZE) * PAGE_SIZE > room:
+        raise refuse(
+            EINVAL,
+            f"{length:#x} bytes at {position:#x} go beyond the region ({room:#x} with its last page)",
+            "region",
+            index,
+        )
+
+
+def load(device: VfioDevice, offset: int, length: int) -> bytes:
+    """A load through a mapping, as wide as the processor makes it; ones where a small BAR's page goes on behind it."""
+    index, position = offset >> OFFSET_SHIFT, offset & OFFSET_MASK
+    bar = device.function.bars[index]
+    if bar is None or position + length > bar.size:
+        return b"\xff" * length
+    return device.function.bar_read(index, position, length)
+
+
+def store(device: VfioDevice, offset: int, data: bytes) -> None:
+    """A store through a mapping."""
+    index, position = offset >> OFFSET_SHIFT, offset & OFFSET_MASK
+    bar = device.function.bars[index]
+    if bar is not None and position + len(data) <= bar.size:
+        device.function.bar_write(index, position, data)
 
 
 def _bar(device: VfioDevice, index: int, position: int, count: int) -> tuple[Bar, int]:

@@ -1,0 +1,1 @@
+"""Mapped BARs: loads and stores of unmodified programs, carried out on device models (docs/mmio.md)."""

@@ -1,0 +1,147 @@
+"""The bus of a program: from an address to the device that answers there.
+
+There is no table of mappings. The memory of a device file is a file without contents (`ioas.run.mmio.memory_files`), so
+the area of an address names the device by that file's inode, and the place in the device by the offset in it. The
+kernel is asked at each fault: so whatever the program does to its mappings - unmapping parts, mapping over them,
+mremap, fork - the answer is what is mapped now.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from ioas.host.maps import Maps
+from ioas.run.mmio.machine import NotEmulated, Silent
+
+_QUERY = 0xC0686611  # PROCMAP_QUERY (include/uapi/linux/fs.h)
+_QUESTION = struct.Struct("9QIIIIQQ")
+_ANSWER = struct.Struct("24xQQ16xQQII")
+_TOP = 1 << 64
+
+
+class Windows(Protocol):
+    """A device file whose regions are mapped. Offsets are those of the file."""
+
+    def load(self, offset: int, length: int) -> bytes | None:
+        """What a load from a mapped region finds; None where a kernel answers with SIGBUS."""
+        ...
+
+    def store(self, offset: int, data: bytes) -> bool:
+        """A store; False where a kernel answers with SIGBUS."""
+        ...
+
+    def answers(self, offset: int) -> bool:
+        """Whether loads and stores at `offset` reach the device now."""
+        ...
+
+
+Inode = tuple[int, int]
+"""Device number and inode of a file, by which it is known."""
+
+
+class Area(NamedTuple):
+    """A mapped range of addresses, `start` to `end` (exclusive)."""
+
+    start: int
+    end: int
+    offset: int
+    """Where `start` stands in the device file."""
+    windows: Windows | None
+    """None for memory that is not a device's."""
+
+
+class Areas:
+    """The areas of one address space."""
+
+    def __init__(self, thread: int, files: Mapping[Inode, Windows]) -> None:
+        """`thread`: one that has it; `files`: the device files by inode. Raises OSError when it may not be asked."""
+        self._maps = Maps(thread)
+        self._fd = os.open(f"/proc/{thread}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        self._files = files
+        self._can_query = True
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        self._maps.close()
+        os.close(self._fd)
+
+    def at(self, address: int) -> Area:
+        """The area of `address`; an empty one where nothing is mapped. Raises OSError when the memory is gone."""
+        if self._can_query:
+            question = bytearray(_QUESTION.pack(_QUESTION.size, 0, address, *bytes(12)))
+            try:
+                fcntl.ioctl(self._fd, _QUERY, question)
+            except FileNotFoundError:
+                return Area(address, address, 0, None)
+            except OSError as error:
+                if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                    raise
+                self._can_query = False
+            else:
+                return self._area(*_ANSWER.unpack_from(question))
+        vma = self._maps.at(address)
+        if vma is None:
+            return Area(address, address, 0, None)
+        return Area(vma.start, vma.end, vma.offset, self._files.get((vma.device, vma.inode)))
+
+    def _area(self, start: int, end: int, offset: int, inode: int, major: int, minor: int) -> Area:
+        return Area(start, end, offset, self._files.get((os.makedev(major, minor), inode)) if inode else None)
+
+
+class ProgramBus:
+    """The windows in one address space while a thread stands still (implements `ioas.run.mmio.machine.Bus`)."""
+
+    def __init__(self, areas: Areas) -> None:
+        self._areas = areas
+        self.area = Area(0, 0, 0, None)
+        """The area that was used last."""
+
+    def look(self, address: int) -> Windows | None:
+        """The device at `address` as of now."""
+        self.area = self._areas.at(address)
+        return self.area.windows
+
+    def covers(self, address: int, length: int) -> bool:
+        """See `Bus.covers`."""
+        area = self._find(address)
+        if area.windows is None:
+            if self._areas.at(address + length - 1 & _TOP - 1).windows is not None:
+                raise NotEmulated(f"an access of {length} bytes at {address:#x} begins outside of the mapped BAR")
+            return False
+        if address + length > area.end:
+            raise NotEmulated(f"an access of {length} bytes at {address:#x} goes beyond the mapped BAR")
+        if not area.windows.answers(area.offset + address - area.start):
+            raise Silent
+        return True
+
+    def read(self, address: int, length: int) -> bytes:
+        """See `Bus.read`."""
+        area = self._window(address, length)
+        data = area.windows.load(area.offset + address - area.start, length) if area.windows else None
+        if data is None:
+            raise Silent
+        return data
+
+    def write(self, address: int, data: bytes) -> None:
+        """See `Bus.write`."""
+        area = self._window(address, len(data))
+        if area.windows is None or not area.windows.store(area.offset + address - area.start, data):
+            raise Silent
+
+    def _window(self, address: int, length: int) -> Area:
+        area = self.area
+        if not (area.windows and area.start <= address and address + length <= area.end):
+            if not self.covers(address, length):
+                raise NotEmulated(f"an access of {length} bytes at {address:#x} is only in part to a mapped BAR")
+            area = self.area
+        return area
+
+    def _find(self, address: int) -> Area:
+        if not self.area.start <= address < self.area.end:
+            self.area = self._areas.at(address)
+        return self.area

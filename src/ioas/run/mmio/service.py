@@ -1,0 +1,52 @@
+"""Mapped BARs for one supervisor: the files that programs map, and the trapping of their loads and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EPERM
+from typing import Literal
+
+from ioas.errors import refuse
+from ioas.run.mmio.memory_files import MemoryFiles
+from ioas.run.mmio.traps import Traced, Traps
+from ioas.run.tracer import Busy, Tracer
+
+Mode = Literal["trap", "rw"]
+"""How BARs are offered: "trap": they can be mapped, and each load and store is carried out on the device; "rw": without
+the MMAP flag, by read(2) and write(2) alone."""
+MODES: tuple[Mode, ...] = ("trap", "rw")
+
+
+class Mmio:
+    """See the module."""
+
+    def __init__(self, tracer: Tracer, say: Callable[[str], None], stopped: Callable[[int, int], None]) -> None:
+        """Takes the tracer's `on_stop`. `say` is told what is not served; `stopped`: see `Traps`."""
+        self.files = MemoryFiles()
+        self._say = say
+        self._traps = Traps(tracer, self.files.by_inode, say, stopped)
+
+    def prepare(self, process: int) -> None:
+        """`process` is about to map a BAR: trap its accesses. Raises KernelError(EPERM) when it cannot be traced."""
+        try:
+            self._traps.trace(process)
+        except Traced as error:
+            reason = (
+                f"process {process} is traced by process {error} already (a debugger, strace), and loads and stores "
+                "on mapped BARs are served by tracing; `ioas run --mmio rw` offers BARs without the MMAP flag"
+            )
+        except Busy:
+            reason = "the tracer does not answer"
+        else:
+            return
+        self._say(reason)
+        raise refuse(EPERM, reason, "object", process)
+
+    def ended(self, thread: int) -> None:
+        """A traced thread is gone; for the tracer's thread."""
+        self._traps.ended(thread)
+
+    def close(self) -> None:
+        """Close everything; nobody is traced any more."""
+        self._traps.close()
+        self.files.close()

@@ -1,0 +1,219 @@
+"""`Traps`: loads and stores of the program on mapped BARs, each carried out on the device model.
+
+A mapped BAR lies behind the end of its file, so the processor cannot access it: the thread gets SIGBUS with the
+address. Every thread that could do that is a tracee of ours from the moment at which its process maps a BAR; the
+signal stops it and wakes the tracer, which carries the instruction out, takes the signal away and lets the thread go
+on behind it. Signals that have nothing to do with a BAR are delivered as if nobody had looked.
+
+A process is let go of when it executes another program, which has no mappings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import struct
+from collections.abc import Callable, Mapping
+
+from ioas.run import ptrace
+from ioas.run.mmio.bus import Inode, ProgramBus, Windows
+from ioas.run.mmio.decode import LONGEST, Actions, decode
+from ioas.run.mmio.machine import MemoryFault, NotEmulated, Silent, StepFault
+from ioas.run.mmio.registers import RIP
+from ioas.run.mmio.special import portal
+from ioas.run.mmio.stopped import Space, Stopped
+from ioas.run.ptrace import Stop
+from ioas.run.tracer import Tracer
+
+_OPTIONS = (
+    ptrace.OPTION_TRACE_FORK
+    | ptrace.OPTION_TRACE_VFORK
+    | ptrace.OPTION_TRACE_CLONE
+    | ptrace.OPTION_TRACE_EXEC
+    | ptrace.OPTION_EXIT_KILL
+)
+_EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC = 1, 2, 3, 4
+_FAULTS = (signal.SIGBUS, signal.SIGILL, signal.SIGSEGV)
+_SIGINFO = struct.Struct("iii4xQ")
+_BUS_ADRERR, _SEGV_MAPERR, _SI_KERNEL = 2, 1, 0x80
+_PAGE = 4096
+
+
+class Traced(Exception):  # noqa: N818 - a state, not an error
+    """A process cannot be traced: something else traces it, or it may not be."""
+
+
+class Traps:
+    """Serves the faults of all traced processes. Its methods are for the tracer's thread, unless they say otherwise."""
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        files: Mapping[Inode, Windows],
+        say: Callable[[str], None],
+        stopped: Callable[[int, int], None],
+    ) -> None:
+        """`files`: the device files by inode. `say` is told what is not served.
+
+        `stopped(thread, signal)`: a thread has stopped for job control.
+        """
+        self._tracer = tracer
+        self._files = files
+        self._say = say
+        self._stopped = stopped
+        self._spaces: dict[int, Space] = {}
+        self._threads: dict[int, Space] = {}
+        self._actions = Actions()
+        self._cpu = Stopped(tracer.wait_for)
+        tracer.on_stop = self.handle
+
+    def trace(self, process: int) -> None:
+        """Trace every thread of `process` from here on; from any thread of ours. Raises Traced, Busy."""
+        self._tracer.submit(lambda: self._seize(process))
+
+    def _seize(self, process: int) -> None:
+        """Take all threads, and look again, for those that have not been taken yet may have made others."""
+        while new := [thread for thread in _threads(process) if not self._tracer.owns(thread)]:
+            for thread in new:
+                try:
+                    self._tracer.seize(thread, _OPTIONS)
+                except ProcessLookupError:
+                    continue
+                except PermissionError as error:
+                    if thread in _threads(process):
+                        raise Traced(str(_tracer_of(thread))) from error
+
+    def handle(self, stop: Stop) -> None:
+        """A thread has stopped: see to it, and let it go on."""
+        if stop.event:
+            self._event(stop)
+        elif stop.signal in _FAULTS:
+            self._fault(stop)
+        else:
+            ptrace.resume(stop.thread, stop.signal)
+
+    def _event(self, stop: Stop) -> None:
+        thread = stop.thread
+        if stop.event in (_EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE):
+            self._tracer.adopt(ptrace.event_message(thread))
+            ptrace.resume(thread)
+        elif stop.event == _EVENT_EXEC:
+            self._forget(thread)
+            self._tracer.release(thread)
+        elif stop.event == ptrace.EVENT_STOP and stop.signal != signal.SIGTRAP:
+            ptrace.listen(thread)
+            self._stopped(thread, stop.signal)
+        else:
+            ptrace.resume(thread)
+
+    def ended(self, thread: int) -> None:
+        """A thread that was traced is gone."""
+        space = self._threads.pop(thread, None)
+        if space and space.process == thread:  # the first thread's end is told when the others are gone
+            self._forget(thread)
+
+    def close(self) -> None:
+        """Close what is open; nothing may be traced any more."""
+        for process in list(self._spaces):
+            self._forget(process)
+
+    def _forget(self, process: int) -> None:
+        space = self._spaces.pop(process, None)
+        if space:
+            self._threads = {thread: other for thread, other in self._threads.items() if other is not space}
+            space.close()
+
+    def _space(self, thread: int) -> Space:
+        """The address space of a thread. Raises OSError."""
+        space = self._threads.get(thread)
+        if space is None:
+            process = _process_of(thread)
+            space = self._spaces.get(process)
+            if space is None:
+                space = self._spaces[process] = Space(process, thread, self._files)
+            self._threads[thread] = space
+        return space
+
+    def _fault(self, stop: Stop) -> None:
+        """A thread has raised SIGBUS, SIGILL or SIGSEGV: a BAR's, or its own."""
+        thread, number = stop.thread, stop.signal
+        info = ptrace.get_siginfo(thread)
+        _, _, code, address = _SIGINFO.unpack_from(info)
+        try:
+            space = self._space(thread)
+            bus = ProgramBus(space.areas)
+            if number == signal.SIGBUS:
+                if code != _BUS_ADRERR or bus.look(address) is None:
+                    ptrace.resume(thread, number)
+                    return
+                self._cpu.begin(thread, space)
+            elif code <= 0 or not self._stores_to_portal(thread, space, bus):
+                ptrace.resume(thread, number)
+                return
+        except (OSError, NotEmulated):
+            ptrace.resume(thread, number)
+            return
+        self._serve(bus, address, number, info)
+
+    def _stores_to_portal(self, thread: int, space: Space, bus: ProgramBus) -> bool:
+        """Whether the instruction is one that this processor lacks, or refuses, and that stores to a BAR."""
+        cpu = self._cpu
+        cpu.begin(thread, space)
+        target = portal(decode(cpu.code(LONGEST)))
+        return target is not None and bus.look(target.get(cpu.words)) is not None
+
+    def _serve(self, bus: ProgramBus, address: int, number: int, info: bytearray) -> None:
+        """Carry out the instruction of the thread that stands."""
+        cpu = self._cpu
+        deliver = 0
+        try:
+            self._actions.find(cpu.code(LONGEST))(cpu, bus, address)
+            cpu.commit()
+        except NotEmulated as error:
+            self._say(f"thread {cpu.thread}, instruction at {cpu.words[RIP]:#x}: {error}; the program gets SIGBUS")
+            deliver = number
+        except Silent:
+            deliver = number
+        except MemoryFault as error:
+            cpu.commit()  # what a string instruction has done before
+            deliver = signal.SIGSEGV
+            _SIGINFO.pack_into(info, 0, deliver, 0, _SEGV_MAPERR if error.address else _SI_KERNEL, error.address)
+        except StepFault as error:
+            deliver = error.number
+            info = ptrace.get_siginfo(cpu.thread)
+            _, _, code, at = _SIGINFO.unpack_from(info)
+            if at & -_PAGE == cpu.scratch:
+                _SIGINFO.pack_into(info, 0, deliver, 0, code, cpu.words[RIP])
+        if deliver:
+            ptrace.set_siginfo(cpu.thread, info)
+        if cpu.postponed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(cpu.thread, cpu.postponed)
+        ptrace.resume(cpu.thread, deliver)
+
+
+def _threads(process: int) -> list[int]:
+    """The threads of a process; none when it is gone."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{process}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _status(thread: int, field: str) -> int:
+    with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field))
+
+
+def _process_of(thread: int) -> int:
+    """The process of a thread. Raises OSError when it is gone."""
+    return _status(thread, "Tgid:")
+
+
+def _tracer_of(thread: int) -> int:
+    """Who traces a thread, 0 for nobody."""
+    try:
+        return _status(thread, "TracerPid:")
+    except OSError:
+        return 0
