@@ -176,7 +176,11 @@ class Storm:
             )
         if hasattr(command, "argsz"):
             command.argsz = ctypes.sizeof(kind) + len(tail)
-        file.ioctl(self.caller, request, bytearray(bytes(command) + tail))
+        argument = bytearray(bytes(command) + tail)
+        file.ioctl(self.caller, request, argument)
+        if kind is iommufd.iommu_fault_alloc:
+            fd = kind.from_buffer_copy(argument).out_fault_fd
+            self.files[fd] = self.caller.file(fd)
 
     def field(self, name: str, kind: type[Struct], chance: random.Random) -> int:
         if name == "size":

@@ -118,9 +118,9 @@ def test_a_device_that_hinders_dirty_tracking_takes_no_table_with_it(iommufd: Io
         iommufd.mock(table, test_uapi.MOCK_FLAGS_DEVICE_NO_DIRTY)
 
 
-def test_a_table_is_no_parent_where_there_is_no_nesting(iommufd: Iommufd, ioas: int) -> None:
+def test_an_automatic_table_is_no_parent(iommufd: Iommufd, ioas: int) -> None:
     _, table, device = iommufd.mock(ioas)
-    with pytest.raises(NotSupported):
+    with pytest.raises(InvalidArgument, match="NEST_PARENT"):
         iommufd.hwpt(device, table, data_type=test_uapi.IOMMU_HWPT_DATA_SELFTEST, data_len=8)
 
 

@@ -19,8 +19,8 @@ def ioas(iommufd: Iommufd) -> int:
     return iommufd.alloc()
 
 
-@pytest.mark.parametrize("op", [0, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24])
-def test_what_is_not_built_is_not_supported(iommufd: Iommufd, op: int) -> None:
+@pytest.mark.parametrize("op", [0, 24])
+def test_unknown_operations_are_not_supported(iommufd: Iommufd, op: int) -> None:
     with pytest.raises(NotSupported):
         iommufd.test(op)
 

@@ -6,6 +6,7 @@ import pytest
 
 from ioas.errors import AddressInUse, Busy, InvalidArgument, NotFound, NotPermitted, NotSupported
 from ioas.host import Capability
+from ioas.soft.iommu import Domain
 from ioas.soft.iommufd import Context
 from ioas.uapi import iommufd as uapi
 from tests.support.caller import FakeCaller
@@ -116,7 +117,7 @@ def test_contiguous_memory_is_joined_only_when_large_pages_are_on(iommufd: Iommu
     device.attach(ioas)
     iommufd.map(ioas, iommufd.caller.memory.map(512, ram=Ram(512, order=9)), 2 << 20, 0)
     domain = device.requester.domain
-    assert domain is not None
+    assert isinstance(domain, Domain)
     found = walk(domain.format, iommufd.system.memory.tables, domain.table.root, 0)
     assert found is not None
     assert found.size_lg2 == size_lg2

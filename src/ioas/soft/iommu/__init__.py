@@ -2,19 +2,22 @@
 
 from ioas.soft.iommu.dma import DmaPort
 from ioas.soft.iommu.domain import Domain
+from ioas.soft.iommu.nested import NestedDomain
 from ioas.soft.iommu.requester import Requester
 from ioas.soft.iommu.system import Group, System
 from ioas.soft.iommu.types import FaultReason, FaultRecord, Geometry, Prot, RegionKind, ReservedRegion
-from ioas.soft.iommu.unit import Unit
+from ioas.soft.iommu.unit import AnyDomain, Unit
 from ioas.soft.iommu.units import amd_unit, mock_unit, vtd_unit
 
 __all__ = [
+    "AnyDomain",
     "DmaPort",
     "Domain",
     "FaultReason",
     "FaultRecord",
     "Geometry",
     "Group",
+    "NestedDomain",
     "Prot",
     "RegionKind",
     "Requester",

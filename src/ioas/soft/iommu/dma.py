@@ -15,8 +15,8 @@ from ioas.soft.iommu.types import FaultReason, FaultRecord, Prot
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from ioas.soft.iommu.domain import Domain
     from ioas.soft.iommu.requester import Requester
+    from ioas.soft.iommu.unit import AnyDomain
 
 CHUNK = 1 << 16
 """A transfer is carried out in pieces of at most this many bytes."""
@@ -97,17 +97,19 @@ class DmaPort:
             if domain is not None:
                 domain.epoch.leave(epoch)
 
-    def _scatter(self, domain: Domain | None, iova: int, data: memoryview) -> None:
+    def _scatter(self, domain: AnyDomain | None, iova: int, data: memoryview) -> None:
         """Write; before a fault what stands before it, as a bus that carries one page after the other would."""
         try:
             pieces = _translate(domain, iova, len(data), WRITE)
         except _FaultError as stopped:
-            before = stopped.iova - iova
-            self._memory.scatter(_translate(domain, iova, before, WRITE), data[:before])
+            if stopped.iova > iova:
+                self._scatter(domain, iova, data[: stopped.iova - iova])
             raise
+        if domain is not None and domain.tracking:
+            domain.iotlb.mark(iova, len(data))
         self._memory.scatter(pieces, data)
 
-    def _begin(self, iova: int, pasid: int | None) -> tuple[Domain | None, int]:
+    def _begin(self, iova: int, pasid: int | None) -> tuple[AnyDomain | None, int]:
         """Enter the epoch of the domain that is attached; no domain stands for untranslated DMA."""
         requester = self._requester
         if requester.unit is None:
@@ -130,7 +132,7 @@ class DmaPort:
         )
 
 
-def _translate(domain: Domain | None, iova: int, length: int, need: int) -> _Pieces:
+def _translate(domain: AnyDomain | None, iova: int, length: int, need: int) -> _Pieces:
     """The physical pieces under `length` bytes at `iova`, neighbours joined. Raises _FaultError."""
     if domain is None:
         return [(iova, length)]
@@ -167,7 +169,7 @@ def _translate(domain: Domain | None, iova: int, length: int, need: int) -> _Pie
     return pieces
 
 
-def _outside(domain: Domain, iova: int, length: int, need: int, force: bool) -> _Pieces:
+def _outside(domain: AnyDomain, iova: int, length: int, need: int, force: bool) -> _Pieces:
     """DMA that is not wholly in the aperture: it faults, or the part outside bypasses translation."""
     start, last, _ = domain.geometry
     if force or iova + length > 1 << 64:

@@ -18,6 +18,9 @@ from ioas.soft.iommu.walker import walk
 from ioas.soft.memory import Segment
 
 if TYPE_CHECKING:
+    from ioas.soft.iommu.dirty import DirtyPages
+    from ioas.soft.iommu.nested import NestedDomain
+    from ioas.soft.iommu.requester import Requester
     from ioas.soft.iommu.unit import Unit
 
 PAGE_MASK = PAGE_SIZE - 1
@@ -47,6 +50,9 @@ class Domain:
         """The smallest of them."""
         self.format = form
         self.dirty = dirty
+        """It can track dirty pages."""
+        self.tracking = False
+        """It does (IOMMU_HWPT_SET_DIRTY_TRACKING)."""
         self.nest_parent = nest_parent
         self.pasid = pasid
         self.attached = 0
@@ -55,6 +61,8 @@ class Domain:
         self.iotlb = Iotlb(unit.system.memory, self.granule.bit_length() - 1)
         self.table = PageTable(form, unit.system.memory, self.iotlb.lock)
         self.iotlb.table = self.table
+        self.nested: list[NestedDomain] = []
+        """The domains whose second stage this is."""
         self._editing = threading.Lock()
         self._freed = False
 
@@ -118,13 +126,34 @@ class Domain:
             found = walk(self.format, self.unit.system.memory.tables, self.table.root, iova)
         return None if found is None else found.address
 
+    def dirty_pages(self, iova: int, length: int, *, clean: bool) -> DirtyPages:
+        """The pages in a range that devices wrote to while tracking was on, by the page table.
+
+        With `clean` they are clean afterwards, and what a device writes from now on makes them dirty again.
+        """
+        from ioas.soft.iommu.dirty import collect  # NumPy, which few programs need
+
+        with self._editing, self.iotlb.lock:
+            pages = collect(self.table, iova, length, clean=clean)
+        if clean and len(pages.starts):
+            self.flush(int(pages.starts[0]), int(pages.starts[-1] + pages.sizes[-1]) - 1)
+            self.drain()
+        return pages
+
     def flush(self, start: int, last: int) -> None:
-        """Drop the cached translations of `start` to `last`."""
+        """Drop the cached translations of `start` to `last`, and all those that end here after a first stage."""
         self.iotlb.flush(start, last)
+        for nested in self.nested:
+            nested.flush(0, (1 << 64) - 1)
 
     def drain(self) -> None:
         """Wait until the transfers that have begun so far are over."""
         self.epoch.drain()
+        for nested in self.nested:
+            nested.drain()
+
+    def admit(self, requester: Requester) -> None:
+        """Any requester that its unit can serve."""
 
     def free(self) -> None:
         """Give back all tables. Idempotent. Raises KernelError(EBUSY) while a requester is attached."""

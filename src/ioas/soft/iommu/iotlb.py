@@ -25,7 +25,7 @@ class Iotlb:
     flush, which takes it out, or it sees the page table as it is after the unmapping.
     """
 
-    __slots__ = ("_memory", "entries", "lock", "page_lg2", "table")
+    __slots__ = ("_memory", "entries", "lock", "page_lg2", "table", "written")
 
     def __init__(self, memory: Memory, page_lg2: int) -> None:
         self._memory = memory
@@ -34,6 +34,8 @@ class Iotlb:
         self.table: PageTable | None = None
         self.entries: dict[int, int] = {}
         """By IOVA >> page_lg2: the physical address of the page, with the permissions in its low bits."""
+        self.written: set[int] = set()
+        """The pages whose entries are known to be dirty: no need to write to the page table again."""
 
     def miss(self, iova: int) -> int:
         """Walk, and remember; the entry, or 0 when nothing is mapped."""
@@ -50,15 +52,30 @@ class Iotlb:
             self.entries[iova >> self.page_lg2] = entry
         return entry
 
+    def mark(self, iova: int, length: int) -> None:
+        """Set D in the entries under a transfer that writes, as far as they are not known to have it."""
+        table = self.table
+        if table is None or not length:
+            return
+        for page in range(iova >> self.page_lg2, (iova + length - 1 >> self.page_lg2) + 1):
+            if page not in self.written:
+                with self.lock:
+                    leaf = table.leaf(page << self.page_lg2 - table.form.granule_lg2)
+                    if leaf is not None:
+                        leaf[0].words[leaf[1]] |= table.form.dirty_bit
+                        self.written.add(page)
+
     def flush(self, start: int, last: int) -> None:
         """Forget what overlaps `start` to `last`, and perhaps more."""
         first, final = start >> self.page_lg2, last >> self.page_lg2
         with self.lock:
-            entries = self.entries
-            if not entries:
+            entries, written = self.entries, self.written
+            if not entries and not written:
                 return
             if final - first >= FLUSH_ALL:
                 entries.clear()
+                written.clear()
                 return
             for key in range(first, final + 1):
                 entries.pop(key, None)
+                written.discard(key)

@@ -126,6 +126,32 @@ class PageTable:
         self._trim()
         return done << granule
 
+    def over(self, first: int, last: int) -> list[Table]:
+        """The tables with something in them that meet granules `first` to `last`, of any level."""
+        found = []
+        for level, tables in enumerate(self._levels):
+            shift = LEVEL_BITS * (level + 1)
+            low, high = first >> shift, last >> shift
+            near = (
+                (tables[key] for key in range(low, high + 1) if key in tables)
+                if high - low < len(tables)
+                else (table for key, table in tables.items() if low <= key <= high)
+            )
+            found += [table for table in near if table.live]
+        return found
+
+    def leaf(self, at: int, *, any_entry: bool = False) -> tuple[Table, int] | None:
+        """Where the entry that translates granule `at` stands: its table and index; None when nothing is mapped.
+
+        With `any_entry` a table of the lowest level is the answer even if nothing is mapped just there.
+        """
+        for level, tables in enumerate(self._levels):
+            table = tables.get(at >> LEVEL_BITS * (level + 1))
+            if table is not None:
+                index = at >> LEVEL_BITS * level & INDEX_MASK
+                return (table, index) if table.words[index] or (any_entry and not level) else None
+        return None
+
     def free(self) -> None:
         """Give back every frame. The table cannot be used again; idempotent."""
         with self._walking:

@@ -9,10 +9,9 @@ from ioas.errors import refuse
 from ioas.soft.iommu.dma import DmaPort
 
 if TYPE_CHECKING:
-    from ioas.soft.iommu.domain import Domain
     from ioas.soft.iommu.system import Group, System
     from ioas.soft.iommu.types import ReservedRegion
-    from ioas.soft.iommu.unit import Unit
+    from ioas.soft.iommu.unit import AnyDomain, Unit
 
 
 class Requester:
@@ -32,18 +31,18 @@ class Requester:
         """Whether the device leaves dirty tracking to its unit (the selftests' MOCK_FLAGS_DEVICE_NO_DIRTY does not)."""
         self.max_pasid_log2 = 0
         """Width of the PASIDs that the device itself can send; 0: none."""
-        self.domains: dict[int | None, Domain] = {}
+        self.domains: dict[int | None, AnyDomain] = {}
         """What is attached, by PASID; None is DMA without one. Change it by `attach` alone."""
         self.dma = DmaPort(self)
         if group is not None:
             group.requesters.append(self)
 
     @property
-    def domain(self) -> Domain | None:
+    def domain(self) -> AnyDomain | None:
         """The domain attached for DMA without PASID; None: blocked."""
         return self.domains.get(None)
 
-    def attach(self, domain: Domain | None, pasid: int | None = None) -> None:
+    def attach(self, domain: AnyDomain | None, pasid: int | None = None) -> None:
         """Attach `domain`, in place of any other, for DMA with `pasid`; None blocks.
 
         When it returns, no transfer through the former domain is under way; until then the former or the new one
@@ -79,7 +78,7 @@ class Requester:
             if not group.requesters:
                 self.system.groups.pop(group.id, None)
 
-    def _check(self, domain: Domain, pasid: int | None) -> None:
+    def _check(self, domain: AnyDomain, pasid: int | None) -> None:
         unit = self.unit
         if unit is None:
             raise refuse(ENODEV, "no IOMMU stands before this device", "device", self.name)
@@ -96,3 +95,4 @@ class Requester:
                 "device",
                 self.name,
             )
+        domain.admit(self)

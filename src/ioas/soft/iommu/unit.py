@@ -9,9 +9,13 @@ from typing import ClassVar
 from ioas.errors import refuse
 from ioas.soft.iommu.domain import Domain
 from ioas.soft.iommu.formats import Format
+from ioas.soft.iommu.nested import NestedDomain
 from ioas.soft.iommu.requester import Requester
 from ioas.soft.iommu.system import System
 from ioas.soft.iommu.types import Geometry, ReservedRegion
+
+AnyDomain = Domain | NestedDomain
+"""What a requester can be attached to."""
 
 
 class Unit(ABC):
@@ -65,11 +69,13 @@ class Unit(ABC):
         geometry, sizes = self._shape(form, huge)
         return Domain(self, form, geometry, sizes, dirty=dirty, nest_parent=nest_parent, pasid=pasid)
 
-    def check(self, domain: Domain) -> None:
+    def check(self, domain: AnyDomain) -> None:
         """Refuse (KernelError(EINVAL)) a domain that this unit cannot walk.
 
         Follows __iommu_attach_group's check of the owner and paging_domain_compatible_second_stage (7.3).
         """
+        if isinstance(domain, NestedDomain):
+            domain = domain.parent
         for wrong, reason in (
             (domain.unit.kind != self.kind, f"the domain is of a {domain.unit.kind} unit"),
             (domain.dirty and not self.dirty, "the domain tracks dirty pages and this unit cannot"),

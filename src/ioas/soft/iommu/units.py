@@ -55,7 +55,11 @@ _ECAP = (
     ("MHMV: interrupt mask of 15 bits", 20, 15),
 )
 # AMD specification 48882, Extended Feature Register (MMIO offset 0x30). HATS, bits 11:10, 0: tables of 4 levels.
-_EFR = (("IASup: INVALIDATE_IOMMU_ALL", 6, 1), ("HATS: 4 levels", 10, 0))
+_EFR = (
+    ("IASup: INVALIDATE_IOMMU_ALL", 6, 1),
+    ("HATS: 4 levels", 10, 0),
+    ("HDSup: sets D in host tables", 52, 1),
+)
 
 
 def _register(fields: tuple[tuple[str, int, int], ...]) -> int:
@@ -94,6 +98,7 @@ class AmdUnit(Unit):
 
     kind = "amd"
     info_type = IOMMU_HW_INFO_TYPE_AMD
+    dirty = True
 
     def _format(self, *, nest_parent: bool) -> Format:
         return AmdV1(4)

@@ -37,14 +37,18 @@ class Access(Object):
 
     kind = "access"
 
-    def __init__(self, context: Context, unmap: Unmap, *, pins: bool) -> None:
-        """`pins` is whether it will pin pages, which wants all of the IOAS aligned to pages."""
+    def __init__(self, context: Context, unmap: Unmap | None, *, pins: bool) -> None:
+        """`pins` is whether it will pin pages, which wants all of the IOAS aligned to pages.
+
+        Without `unmap` it is one of the context's own, which does not let go: its pins lock areas against unmapping.
+        """
         super().__init__(context)
         self._unmap = unmap
         self.alignment = PAGE_SIZE if pins else 1
         self.ioas: Ioas | None = None
         self.users += 1
-        context.get()
+        if unmap is not None:
+            context.get()
         context.objects.publish(self)
 
     def attach(self, ioas_id: int) -> None:
@@ -74,11 +78,13 @@ class Access(Object):
     def destroy(self) -> None:
         """Detach, and let the context go."""
         self.detach()
-        self.context.put()
+        if self._unmap is not None:
+            self.context.put()
 
     def notify_unmap(self, iova: int, length: int) -> None:
         """A range is about to be unmapped: ask for the pins in it."""
-        self._unmap(iova, length)
+        if self._unmap is not None:
+            self._unmap(iova, length)
 
     def _change(self, new: Ioas | None) -> None:
         """Follows iommufd_access_change_ioas: join the new one, then leave the old one."""
@@ -89,7 +95,7 @@ class Access(Object):
             new.iopt.add_access(self)
             new.users += 1
         if old is not None:
-            self._unmap(0, ULONG_MAX)
+            self.notify_unmap(0, ULONG_MAX)
             old.iopt.remove_access(self)
             old.users -= 1
         self.ioas = new
@@ -110,22 +116,29 @@ class Access(Object):
             for area, start, end in self._attached().iopt.contiguous(iova, last):
                 _check_pages(area, start, end == last)
                 _check_direction(area, write=write)
+                area.pages.check_access()
                 first_page, last_page = area.page_at(start), area.page_at(end)
                 area.pages.claim(first_page, last_page)
                 area.accesses += 1
+                area.locks += self._unmap is None
                 done.append((area, first_page, last_page))
                 for run, first, count in area.pages.segments(first_page, last_page):
                     frames += map(run.pfn, range(first, first + count))
         except KernelError:
             for area, first_page, last_page in done:
-                _unpin(area, first_page, last_page)
+                self._unpin(area, first_page, last_page)
             raise
         return frames
 
     def unpin_pages(self, iova: int, length: int) -> None:
         """Undo one `pin_pages` of exactly this range."""
         for area, start, end in self._attached().iopt.contiguous(iova, end_of_range(iova, length)):
-            _unpin(area, area.page_at(start), area.page_at(end))
+            self._unpin(area, area.page_at(start), area.page_at(end))
+
+    def _unpin(self, area: Area, first_page: int, last_page: int) -> None:
+        area.pages.release(first_page, last_page)
+        area.accesses -= 1
+        area.locks -= self._unmap is None
 
     # -- copying
 
@@ -154,11 +167,6 @@ class Access(Object):
         if self.ioas is None:
             raise refuse(ENOENT, f"{self} is attached to nothing", "object", self)
         return self.ioas
-
-
-def _unpin(area: Area, first_page: int, last_page: int) -> None:
-    area.pages.release(first_page, last_page)
-    area.accesses -= 1
 
 
 def _check_open(area: Area) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from ioas.soft.iommufd.compat import vfio_ioas
+from ioas.soft.iommufd.dirty import hwpt_get_dirty_bitmap, hwpt_set_dirty_tracking
 from ioas.soft.iommufd.dispatch import Call, Command
+from ioas.soft.iommufd.fault import fault_queue_alloc
 from ioas.soft.iommufd.files import ioas_map_file
+from ioas.soft.iommufd.hw_queue import hw_queue_alloc
 from ioas.soft.iommufd.hwinfo import get_hw_info
 from ioas.soft.iommufd.hwpt_alloc import hwpt_alloc
 from ioas.soft.iommufd.ioas import (
@@ -21,18 +24,11 @@ from ioas.soft.iommufd.ioas import (
     ioas_noiommu_get_pa,
     ioas_unmap,
 )
-from ioas.soft.iommufd.later import (
-    fault_queue_alloc,
-    hw_queue_alloc,
-    hwpt_get_dirty_bitmap,
-    hwpt_invalidate,
-    hwpt_set_dirty_tracking,
-    vdevice_alloc,
-    veventq_alloc,
-    viommu_alloc,
-)
+from ioas.soft.iommufd.nested import hwpt_invalidate
 from ioas.soft.iommufd.options import option
 from ioas.soft.iommufd.process import ioas_change_process
+from ioas.soft.iommufd.veventq import veventq_alloc
+from ioas.soft.iommufd.viommu import vdevice_alloc, viommu_alloc
 from ioas.uapi import iommufd as uapi
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from errno import EINVAL, ENOTTY, ENXIO, EPERM
+from errno import EINVAL, ENOTTY, EPERM
 from mmap import MAP_SHARED, PROT_EXEC
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from ioas.soft.iommufd.dispatch import argument_of
 from ioas.soft.iommufd.mock_commands import LAST as LAST_WITH_TEST, TEST_COMMANDS
 from ioas.soft.iommufd.objects import ObjectTable
 from ioas.soft.iommufd.pages import Owner
+from ioas.soft.iommufd.window import Windows
 from ioas.soft.memory import AccountMode
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Context:
         self.objects = ObjectTable()
         self.groups: dict[int, DeviceGroup] = {}
         """By the id of the IOMMU group: those of which a device is bound here."""
+        self.windows = Windows()
+        """What can be mapped through the file."""
         self.vfio_ioas: Ioas | None = None
         """The IOAS that stands for the container (IOMMU_VFIO_IOAS)."""
         self.account_mode = AccountMode.MM if vfio else AccountMode.USER
@@ -91,8 +94,7 @@ class Context:
         command = self._commands.get(request)
         if command is None:
             return self._other(caller, request & 0xFFFFFFFF, argument)
-        command.carry_out(self, caller, argument)
-        return 0
+        return command.carry_out(self, caller, argument)
 
     def _other(self, caller: Caller, request: int, argument: int | Buffer) -> int:
         """A request that is not in the table: VFIO's, or nobody's (iommufd_fops_ioctl)."""
@@ -111,12 +113,13 @@ class Context:
         raise refuse(EINVAL, "an iommufd file cannot be written", "file", "/dev/iommu")
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
-        """Follows iommufd_fops_mmap: only a vIOMMU offers something to map, and there is none yet."""
+        """Follows iommufd_fops_mmap: what a vIOMMU offers is mapped whole."""
         if not length or flags & _MAP_KIND not in (MAP_SHARED, _MAP_SHARED_VALIDATE):
             raise refuse(EINVAL, "an iommufd file is mapped MAP_SHARED, and some of it", "field", "flags")
         if protection & PROT_EXEC:
             raise refuse(EPERM, "an iommufd file cannot be mapped for execution", "field", "prot")
-        raise refuse(ENXIO, f"no object offers memory at offset {offset:#x}", "address", offset)
+        with self.lock:
+            return self.windows.find(offset, length).fd
 
     def poll(self, caller: Caller) -> int:
         """Always ready: the file has no poll operation of its own."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ioas.errors import KernelError, refuse
 from ioas.soft.iommufd.group import DeviceGroup, Pasid
-from ioas.soft.iommufd.hwpt import PagingTable, UserData, make_table
+from ioas.soft.iommufd.hwpt import HardwareTable, make_table
 from ioas.soft.iommufd.ioas import Ioas
 from ioas.soft.iommufd.objects import Object
 from ioas.uapi.iommufd import (
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
     from ioas.soft.iommu import Domain, Requester, Unit
     from ioas.soft.iommufd.context import Context
+    from ioas.soft.iommufd.nested import UserDomain
+    from ioas.soft.iommufd.userdata import UserData
+    from ioas.soft.iommufd.viommu import ViommuModel, VirtualDevice
 
-_Change = Callable[[PagingTable], PagingTable | None]
+_Change = Callable[[HardwareTable], HardwareTable | None]
 """Attaches or replaces; returns a table to put."""
 
 _VTD_ECAP_SC = 1 << 7
@@ -37,7 +40,7 @@ class Device(Object):
     Its methods take the machine's lock and may be called from anywhere.
     """
 
-    __slots__ = ("group", "requester", "unit")
+    __slots__ = ("group", "requester", "unit", "vdevice")
 
     kind = "device"
     holds_context: ClassVar[bool] = True
@@ -49,6 +52,8 @@ class Device(Object):
         self.requester = requester
         self.unit = unit
         self.group = group
+        self.vdevice: VirtualDevice | None = None
+        """As which a virtual machine sees it."""
 
     @classmethod
     def bind(cls, context: Context, requester: Requester) -> Self:
@@ -112,7 +117,9 @@ class Device(Object):
         return [one.table for one in self.group.attachments.values() if self in one.devices]
 
     def destroy(self) -> None:
-        """Give the group back (iommufd_device_destroy)."""
+        """Give the group back (iommufd_device_destroy, and iommufd_device_pre_destroy before it)."""
+        if self.vdevice is not None:
+            self.context.objects.bury(self.vdevice)
         self.group.group.release(self.context)
         self.group.put()
         if self.holds_context:
@@ -148,12 +155,26 @@ class Device(Object):
             pasid=bool(flags & IOMMU_HWPT_ALLOC_PASID),
         )
 
+    def check_nesting(self) -> None:
+        """Refuse (KernelError(EOPNOTSUPP)) nested tables whose driver has no operation for them at all."""
+        if self.unit.kind == "amd":
+            raise refuse(EOPNOTSUPP, f"{self.unit.name} has no nested tables", "device", self.unit.name)
+
+    def make_nested(self, parent: Domain, flags: int, data: UserData) -> UserDomain:
+        """A nested domain on top of `parent`, as `data` describe it. Raises KernelError."""
+        raise refuse(EOPNOTSUPP, f"{self.unit.name} has no nested tables", "device", self.unit.name)
+
+    def viommu_model(self, kind: int) -> ViommuModel | None:
+        """What a vIOMMU of type `kind` of this device's IOMMU does; None when there is none."""
+        return None
+
     # -- finding the page table
 
-    def _change(self, pt_id: int, change: _Change, pasid: Pasid, *, attach: bool) -> PagingTable:
+    def _change(self, pt_id: int, change: _Change, pasid: Pasid, *, attach: bool) -> HardwareTable:
         """Follows iommufd_device_change_pt."""
+        table: HardwareTable
         target = self.context.objects.get(pt_id, Object)
-        if isinstance(target, PagingTable):
+        if isinstance(target, HardwareTable):
             former = change(target)
             table = target
         elif isinstance(target, Ioas):
@@ -166,7 +187,7 @@ class Device(Object):
 
     def _automatic(
         self, ioas: Ioas, change: _Change, pasid: Pasid, *, attach: bool
-    ) -> tuple[PagingTable, PagingTable | None]:
+    ) -> tuple[HardwareTable, HardwareTable | None]:
         """A table of `ioas` that suits, or a new one (iommufd_device_auto_get_domain): never one made by hand."""
         for table in ioas.tables:
             if table.auto:

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ioas.errors import KernelError, refuse
-from ioas.host import PAGE_SIZE, AddressSpace, Caller
+from ioas.host import PAGE_SIZE, AddressSpace, Caller, File
 from ioas.uapi.base import Struct, end_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def argument_of(caller: Caller, argument: int | Buffer) -> Argument:
 class Call(Generic[S]):
     """One call of a command."""
 
-    __slots__ = ("_argument", "_size", "caller", "command", "context")
+    __slots__ = ("_argument", "_size", "caller", "command", "context", "result")
 
     def __init__(self, context: Context, caller: Caller, command: S, argument: Argument | None, size: int) -> None:
         """`argument` None: `command` is the caller's own memory."""
@@ -91,11 +91,26 @@ class Call(Generic[S]):
         self.command = command
         self._argument = argument
         self._size = size
+        self.result = 0
+        """What the ioctl returns."""
 
     def respond(self) -> None:
         """Copy the command back, as far as the caller knows it (iommufd_ucmd_respond). Raises KernelError(EFAULT)."""
         if self._argument is not None:
             self._argument.write(0, bytes(self.command)[: self._size])
+
+    def respond_with_file(self, file: File, field: str) -> None:
+        """Copy the command back, with a new descriptor for `file` in `field`.
+
+        Raises KernelError (EFAULT, EMFILE), and then `file` is closed.
+        """
+        try:
+            self.respond()  # before the descriptor exists, for it could not be taken back
+            setattr(self.command, field, self.caller.install(file))
+            self.respond()
+        except KernelError:
+            file.close()
+            raise
 
     def respond_field(self, name: str) -> None:
         """Copy one field back. Raises KernelError(EFAULT)."""
@@ -119,8 +134,8 @@ class Command(Generic[S]):
     def __str__(self) -> str:
         return self.struct.__name__
 
-    def carry_out(self, context: Context, caller: Caller, argument: int | Buffer) -> None:
-        """Copy the structure in and call the handler, under the machine's lock.
+    def carry_out(self, context: Context, caller: Caller, argument: int | Buffer) -> int:
+        """Copy the structure in and call the handler, under the machine's lock; return the ioctl's result.
 
         Raises KernelError: EFAULT, EINVAL when the structure is too short, E2BIG when it says too much; and what the
         handler raises.
@@ -131,6 +146,7 @@ class Command(Generic[S]):
             call = self._fetch(context, caller, argument)
         with context.lock:
             self.handler(call)
+        return call.result
 
     def _fetch(self, context: Context, caller: Caller, argument: int | Buffer) -> Call[S]:
         place = argument_of(caller, argument)

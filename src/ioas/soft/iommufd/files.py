@@ -1,4 +1,4 @@
-"""IOMMU_IOAS_MAP_FILE: mappings of a memfd's pages (drivers/iommu/iommufd/ioas.c and io_pagetable.c, 7.3)."""
+"""IOMMU_IOAS_MAP_FILE: mappings of a memfd's pages, or of a DMA-BUF's (ioas.c and io_pagetable.c, 7.3)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ioas.host import PAGE_SHIFT, PAGE_SIZE, Caller, Pin, PinSource
 from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Call
+from ioas.soft.iommufd.dmabuf import DmaBuf, dma_buf_of, dma_buf_pages
 from ioas.soft.iommufd.ioas import MAP_FLAGS, PROT, Ioas, check_length
 from ioas.soft.iommufd.pages import Pages
 from ioas.soft.iommufd.ranges import ULONG_MAX
@@ -59,16 +60,18 @@ def _pages_of_file(call: Call[iommu_ioas_map_file], start: int, length: int, pro
     source = _source(call.caller, call.command.fd)
     check_length(length)
     context = call.context
+    owner = context.owner_for(call.caller)
+    if isinstance(source, DmaBuf):
+        return dma_buf_pages(context, owner, source, start, length, bool(prot & _WRITE))
     offset = start % PAGE_SIZE
     count = offset + length + PAGE_SIZE - 1 >> PAGE_SHIFT
-    owner = context.owner_for(call.caller)
     return Pages(context.system, owner, source, None, start - offset, count, bool(prot & _WRITE))
 
 
-def _source(caller: Caller, fd: int) -> PinSource:
+def _source(caller: Caller, fd: int) -> PinSource | DmaBuf:
     try:
         return caller.memory_file(fd)
     except KernelError as error:
         if error.errno != EINVAL:
             raise
-        return _Unpinnable(error)
+        return dma_buf_of(caller, fd) or _Unpinnable(error)

@@ -78,7 +78,7 @@ class Filling:
         done = 0
         try:
             segments = pages.segments(first, last)
-            for domain in self.domains:
+            for domain in self.domains if not pages.revoked else ():
                 domain.map(area.start, segments, byte % PAGE_SIZE, length, area.prot, large=self.large_pages)
                 done += 1
         except KernelError:
@@ -92,8 +92,9 @@ class Filling:
         if not self.domains:
             pages.claim(first, last)
         try:
-            segments = pages.segments(first, last)
-            domain.map(area.start, segments, area.page_offset, area.length, area.prot, large=self.large_pages)
+            if not pages.revoked:
+                segments = pages.segments(first, last)
+                domain.map(area.start, segments, area.page_offset, area.length, area.prot, large=self.large_pages)
         except KernelError:
             if not self.domains:
                 pages.release(first, last)

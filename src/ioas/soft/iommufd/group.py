@@ -8,28 +8,41 @@ regions that it reserves; the last one to go blocks the group's DMA.
 from __future__ import annotations
 
 from errno import EBUSY, EINVAL
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ioas.errors import KernelError, refuse
 
 if TYPE_CHECKING:
-    from ioas.soft.iommu import Domain, Group
+    from ioas.soft.iommu import AnyDomain, Group
     from ioas.soft.iommufd.context import Context
     from ioas.soft.iommufd.device import Device
-    from ioas.soft.iommufd.hwpt import PagingTable
+    from ioas.soft.iommufd.hwpt import HardwareTable
 
 Pasid = int | None
 """A PASID; None for DMA without one (IOMMU_NO_PASID)."""
 
 
+class Handle(NamedTuple):
+    """One attaching: page faults that come through it belong to it, and to the device that attached."""
+
+    device: Device
+    table: HardwareTable
+
+
 class Attachment:
     """The table that a group uses for one PASID, and which devices asked for it."""
 
-    __slots__ = ("devices", "table")
+    __slots__ = ("devices", "handle", "table")
 
-    def __init__(self, table: PagingTable) -> None:
+    def __init__(self, table: HardwareTable, device: Device) -> None:
         self.table = table
+        self.handle = Handle(device, table)
         self.devices: list[Device] = []
+
+    def drop_faults(self) -> None:
+        """Answer the page faults that came this way and that nobody has answered (iommufd_auto_response_faults)."""
+        if self.table.fault is not None:
+            self.table.fault.drop(self.handle)
 
 
 class DeviceGroup:
@@ -58,7 +71,7 @@ class DeviceGroup:
         if not self.references:
             del self.context.groups[self.group.id]
 
-    def attach(self, table: PagingTable, device: Device, pasid: Pasid) -> None:
+    def attach(self, table: HardwareTable, device: Device, pasid: Pasid) -> None:
         """Attach `device` to `table` (iommufd_hw_pagetable_attach).
 
         Raises KernelError, with nothing changed: EBUSY when it is attached, EINVAL when the group uses another table or
@@ -72,7 +85,7 @@ class DeviceGroup:
             raise refuse(
                 EINVAL, f"group {self.group.id} uses {attachment.table} already, attached by {names}", "device", names
             )
-        room = table.ioas.iopt.room
+        room = table.paging.ioas.iopt.room
         if pasid is None:
             room.reserve_for(device.requester)
         if attachment is None:
@@ -83,7 +96,7 @@ class DeviceGroup:
                 if pasid is None:
                     room.unreserve(device.requester)
                 raise
-            attachment = self.attachments[pasid] = Attachment(table)
+            attachment = self.attachments[pasid] = Attachment(table, device)
         attachment.devices.append(device)
         table.users += 1
 
@@ -98,12 +111,13 @@ class DeviceGroup:
             del self.attachments[pasid]
             for requester in self.group.requesters:
                 requester.attach(None, pasid)
+            attachment.drop_faults()
         if pasid is None:
-            table.ioas.iopt.room.unreserve(device.requester)
+            table.paging.ioas.iopt.room.unreserve(device.requester)
         table.put()
         return True
 
-    def replace(self, table: PagingTable, device: Device, pasid: Pasid) -> PagingTable | None:
+    def replace(self, table: HardwareTable, device: Device, pasid: Pasid) -> HardwareTable | None:
         """Move the whole group to `table`; return the former one, which the caller must put.
 
         Follows iommufd_device_do_replace. None when the group uses `table` already. Raises KernelError, with nothing
@@ -115,7 +129,7 @@ class DeviceGroup:
         old = attachment.table
         if old is table:
             return None
-        moves = pasid is None and old.ioas is not table.ioas
+        moves = pasid is None and old.paging.ioas is not table.paging.ioas
         if moves:
             self._reserve(table, attachment)
         try:
@@ -127,12 +141,13 @@ class DeviceGroup:
             raise
         if moves:
             self._unreserve(old, attachment)
-        attachment.table = table
+        attachment.drop_faults()
+        attachment.table, attachment.handle = table, Handle(device, table)
         table.users += len(attachment.devices)
         old.users -= len(attachment.devices) - 1
         return old
 
-    def _check_pasid(self, table: PagingTable, pasid: Pasid) -> None:
+    def _check_pasid(self, table: HardwareTable, pasid: Pasid) -> None:
         """Whether tables with and without PASID support would mix (iommufd_hwpt_pasid_compat)."""
         if pasid is None:
             mixes = any(key is not None for key in self.attachments) and not table.pasid_compatible
@@ -144,7 +159,7 @@ class DeviceGroup:
                 EINVAL, f"{table} and PASIDs do not go together: allocate it with ALLOC_PASID", "object", table
             )
 
-    def _switch(self, domain: Domain, old: Domain | None, pasid: Pasid) -> None:
+    def _switch(self, domain: AnyDomain, old: AnyDomain | None, pasid: Pasid) -> None:
         """Attach every requester of the group, bound or not; on failure all go back to `old`."""
         done = []
         try:
@@ -156,17 +171,17 @@ class DeviceGroup:
                 requester.attach(old, pasid)
             raise
 
-    def _reserve(self, table: PagingTable, attachment: Attachment) -> None:
+    def _reserve(self, table: HardwareTable, attachment: Attachment) -> None:
         done = []
         try:
             for device in attachment.devices:
-                table.ioas.iopt.room.reserve_for(device.requester)
+                table.paging.ioas.iopt.room.reserve_for(device.requester)
                 done.append(device)
         except KernelError:
             for device in done:
-                table.ioas.iopt.room.unreserve(device.requester)
+                table.paging.ioas.iopt.room.unreserve(device.requester)
             raise
 
-    def _unreserve(self, table: PagingTable, attachment: Attachment) -> None:
+    def _unreserve(self, table: HardwareTable, attachment: Attachment) -> None:
         for device in attachment.devices:
-            table.ioas.iopt.room.unreserve(device.requester)
+            table.paging.ioas.iopt.room.unreserve(device.requester)

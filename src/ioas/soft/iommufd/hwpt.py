@@ -1,10 +1,13 @@
-"""`PagingTable`: a page table that iommufd fills from an IOAS (struct iommufd_hwpt_paging, hw_pagetable.c, 7.3)."""
+"""Page tables as objects (struct iommufd_hw_pagetable, hw_pagetable.c, 7.3): what devices are attached to.
+
+A `PagingTable` is filled by iommufd from an IOAS; a nested one (nested.py) by the user.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from errno import EOPNOTSUPP
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
 from ioas.soft.iommufd.group import Pasid
@@ -17,45 +20,82 @@ from ioas.uapi.iommufd import (
 )
 
 if TYPE_CHECKING:
-    from ioas.soft.iommu import Domain
+    from ioas.soft.iommu import AnyDomain, Domain
+    from ioas.soft.iommufd.context import Context
     from ioas.soft.iommufd.device import Device
+    from ioas.soft.iommufd.fault import FaultQueue
     from ioas.soft.iommufd.ioas import Ioas
+    from ioas.soft.iommufd.userdata import UserData
 
 _PAGING_FLAGS = (
     IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_FAULT_ID_VALID | IOMMU_HWPT_ALLOC_PASID
 )
 
 
-class UserData(NamedTuple):
-    """What the user says about a table, in a structure of the IOMMU's own (struct iommu_user_data)."""
+class HardwareTable(Object):
+    """Something that a device can be attached to."""
 
-    type: int
-    address: int
-    length: int
-    read: Callable[[int, int], bytes]
-    """Reads the caller's memory: address, length."""
+    __slots__ = ("domain", "fault", "pasid_compatible")
+
+    kind = "page table"
+    domain: AnyDomain
+
+    def __init__(self, context: Context, flags: int) -> None:
+        super().__init__(context)
+        self.pasid_compatible = bool(flags & IOMMU_HWPT_ALLOC_PASID)
+        self.fault: FaultQueue | None = None
+        """Who is told about page faults, if anybody."""
+
+    @property
+    def paging(self) -> PagingTable:
+        """The table that is filled from an IOAS: this one, or the parent of a nested one (find_hwpt_paging)."""
+        raise NotImplementedError
+
+    def report_to(self, queue: FaultQueue) -> None:
+        """Let page faults of attached devices go to `queue`, for good."""
+        self.fault = queue
+        queue.users += 1
+
+    def put(self) -> None:
+        """A device lets go of the table (iommufd_hw_pagetable_put)."""
+        self.users -= 1
+
+    def abandon(self) -> None:
+        """Undo the making of a table that was not published."""
+        self.destroy()
+        self.context.objects.abandon(self)
+
+    def destroy(self) -> None:
+        """No device uses it any more."""
+        self.domain.free()
+        if self.fault is not None:
+            self.fault.users -= 1
 
 
-class PagingTable(Object):
+class PagingTable(HardwareTable):
     """A page table that carries everything that is mapped in its IOAS.
 
     Making one reserves an id and nothing else; `fill` does what can fail.
     """
 
-    __slots__ = ("auto", "domain", "enforces_coherency", "ioas", "nest_parent", "pasid_compatible")
+    __slots__ = ("auto", "enforces_coherency", "ioas", "nest_parent")
 
-    kind = "page table"
+    domain: Domain
 
     def __init__(self, ioas: Ioas, domain: Domain, device: Device, flags: int) -> None:
-        super().__init__(ioas.context)
+        super().__init__(ioas.context, flags)
         self.ioas = ioas
         self.domain = domain
         ioas.users += 1
         self.auto = False
         """Made by an attach to the IOAS: goes with its last user."""
         self.nest_parent = bool(flags & IOMMU_HWPT_ALLOC_NEST_PARENT)
-        self.pasid_compatible = bool(flags & IOMMU_HWPT_ALLOC_PASID)
         self.enforces_coherency = device.enforces_coherency
+
+    @property
+    def paging(self) -> PagingTable:
+        """Itself."""
+        return self
 
     def fill(self) -> None:
         """Map everything into the domain and join the IOAS. Raises what `IoPagetable.add_domain` raises."""
@@ -71,20 +111,15 @@ class PagingTable(Object):
         if self in self.ioas.tables:
             self.ioas.tables.remove(self)
             self.ioas.iopt.remove_domain(self.domain)
-        self.domain.free()
+        super().destroy()
         self.ioas.users -= 1
 
-    def abandon(self) -> None:
-        """Undo the making of a table that was not published."""
-        self.destroy()
-        self.context.objects.abandon(self)
-
     def put(self) -> None:
-        """A device lets go of the table (iommufd_hw_pagetable_put)."""
+        """As for every table; an automatic one goes with its last device."""
         if self.auto:
             self.context.objects.put_and_destroy(self)
         else:
-            self.users -= 1
+            super().put()
 
 
 def make_table(

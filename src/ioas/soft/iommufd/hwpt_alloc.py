@@ -1,18 +1,19 @@
-"""IOMMU_HWPT_ALLOC (iommufd_hwpt_alloc, hw_pagetable.c, 7.3): page tables that the kernel fills.
-
-Nested tables, which the user fills, are refused as an IOMMU without nesting refuses them.
-"""
+"""IOMMU_HWPT_ALLOC (iommufd_hwpt_alloc, hw_pagetable.c, 7.3)."""
 
 from __future__ import annotations
 
-from errno import EINVAL, ENOENT, EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP
 
 from ioas.errors import KernelError, refuse
 from ioas.soft.iommufd.device import Device
 from ioas.soft.iommufd.dispatch import Call
-from ioas.soft.iommufd.hwpt import PagingTable, UserData, make_table
+from ioas.soft.iommufd.fault import FaultQueue
+from ioas.soft.iommufd.hwpt import HardwareTable, PagingTable, make_table
 from ioas.soft.iommufd.ioas import Ioas
+from ioas.soft.iommufd.nested import make_nested
 from ioas.soft.iommufd.objects import Object
+from ioas.soft.iommufd.userdata import UserData
+from ioas.soft.iommufd.viommu import Viommu
 from ioas.uapi.iommufd import IOMMU_HWPT_DATA_NONE, IOMMU_HWPT_FAULT_ID_VALID, iommu_hwpt_alloc
 
 
@@ -29,21 +30,24 @@ def hwpt_alloc(call: Call[iommu_hwpt_alloc]) -> None:
             "data_len",
         )
     device = objects.get(command.dev_id, Device)
-    target = _target(call)
-    if isinstance(target, PagingTable):
-        raise refuse(EOPNOTSUPP, f"{device.unit.name} has no nested tables", "object", target)
-    if not isinstance(target, Ioas):
-        raise refuse(EINVAL, f"{target} is neither an IOAS nor a page table", "object", target)
-    table = make_table(target, device, command.flags, _user_data(call))
+    table = _make(_target(call), device, command.flags, _user_data(call))
     try:
         if command.flags & IOMMU_HWPT_FAULT_ID_VALID:
-            raise refuse(ENOENT, f"no fault queue has id {command.fault_id}", "object", command.fault_id)
+            table.report_to(objects.get(command.fault_id, FaultQueue))
         command.out_hwpt_id = table.id
         call.respond()
     except KernelError:
         table.abandon()
         raise
     objects.publish(table)
+
+
+def _make(target: Object, device: Device, flags: int, data: UserData | None) -> HardwareTable:
+    if isinstance(target, Ioas):
+        return make_table(target, device, flags, data)
+    if isinstance(target, PagingTable | Viommu):
+        return make_nested(target, device, flags, data)
+    raise refuse(EINVAL, f"{target} is neither an IOAS nor a page table nor a vIOMMU", "object", target)
 
 
 def _target(call: Call[iommu_hwpt_alloc]) -> Object:
@@ -58,4 +62,4 @@ def _user_data(call: Call[iommu_hwpt_alloc]) -> UserData | None:
     command = call.command
     if not command.data_len:
         return None
-    return UserData(command.data_type, command.data_uptr, command.data_len, call.caller.memory.read)
+    return UserData(command.data_type, command.data_uptr, command.data_len, call.caller.memory)

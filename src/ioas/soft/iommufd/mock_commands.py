@@ -1,6 +1,6 @@
 """IOMMU_TEST_CMD: the operations that the kernel's selftests ask their test module for (iommufd_test, selftest.c, 7.3).
 
-Only a context made with `test=True` knows the request. Operations on what is not built yet are refused.
+Only a context made with `test=True` knows the request.
 """
 
 from __future__ import annotations
@@ -23,6 +23,17 @@ from ioas.soft.iommufd.mock_access import (
     destroy_access_pages,
 )
 from ioas.soft.iommufd.mock_device import dev_check_cache, mock_domain, mock_domain_replace
+from ioas.soft.iommufd.mock_dirty import dirty
+from ioas.soft.iommufd.mock_dmabuf import dmabuf_get, dmabuf_revoke
+from ioas.soft.iommufd.mock_events import (
+    md_check_iotlb,
+    pasid_attach,
+    pasid_check,
+    pasid_detach,
+    pasid_replace,
+    trigger_iopf,
+    trigger_vevent,
+)
 from ioas.soft.iommufd.ranges import ULONG_MAX, Reserved
 from ioas.uapi import iommufd_test as uapi
 from ioas.uapi.iommufd_test import IOMMU_TEST_CMD, iommu_test_cmd
@@ -35,7 +46,7 @@ def iommufd_test(call: Call[iommu_test_cmd]) -> None:
     """IOMMU_TEST_CMD: carry out operation `op`."""
     operation = _OPERATIONS.get(call.command.op)
     if operation is None:
-        raise refuse(EOPNOTSUPP, f"test operation {call.command.op} is not built", "field", "op")
+        raise refuse(EOPNOTSUPP, f"test operation {call.command.op} is unknown", "field", "op")
     operation(call)
 
 
@@ -109,7 +120,17 @@ _OPERATIONS: dict[int, Callable[[Call[iommu_test_cmd]], None]] = {
     uapi.IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE: mock_domain_replace,
     uapi.IOMMU_TEST_OP_ACCESS_REPLACE_IOAS: access_replace_ioas,
     uapi.IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS: mock_domain,
+    uapi.IOMMU_TEST_OP_DIRTY: dirty,
+    uapi.IOMMU_TEST_OP_DMABUF_GET: dmabuf_get,
+    uapi.IOMMU_TEST_OP_DMABUF_REVOKE: dmabuf_revoke,
+    uapi.IOMMU_TEST_OP_MD_CHECK_IOTLB: md_check_iotlb,
+    uapi.IOMMU_TEST_OP_TRIGGER_IOPF: trigger_iopf,
     uapi.IOMMU_TEST_OP_DEV_CHECK_CACHE: dev_check_cache,
+    uapi.IOMMU_TEST_OP_TRIGGER_VEVENT: trigger_vevent,
+    uapi.IOMMU_TEST_OP_PASID_ATTACH: pasid_attach,
+    uapi.IOMMU_TEST_OP_PASID_REPLACE: pasid_replace,
+    uapi.IOMMU_TEST_OP_PASID_DETACH: pasid_detach,
+    uapi.IOMMU_TEST_OP_PASID_CHECK_HWPT: pasid_check,
 }
 TEST_COMMANDS: dict[int, Command[Any]] = {
     **COMMANDS,

@@ -7,8 +7,7 @@ unit, with a granule of 2 KiB.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import sizeof
-from errno import EINVAL, EOPNOTSUPP
+from errno import EINVAL, ENOMEM, EOPNOTSUPP
 from itertools import count
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,14 +15,20 @@ from ioas.errors import KernelError, refuse
 from ioas.soft.iommu import Requester, System, Unit, mock_unit
 from ioas.soft.iommufd.device import Device
 from ioas.soft.iommufd.dispatch import Call
-from ioas.soft.iommufd.hwpt import UserData
+from ioas.soft.iommufd.mock_nested import MockNested, MockViommu, make_mock_nested
 from ioas.soft.iommufd.objects import Object
-from ioas.uapi.base import end_of
-from ioas.uapi.iommufd import IOMMU_HWPT_ALLOC_DIRTY_TRACKING, IOMMU_HWPT_ALLOC_NEST_PARENT, IOMMU_HWPT_ALLOC_PASID
+from ioas.soft.iommufd.userdata import UserData
+from ioas.uapi.iommufd import (
+    IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
+    IOMMU_HWPT_ALLOC_NEST_PARENT,
+    IOMMU_HWPT_ALLOC_PASID,
+    IOMMU_HWPT_DATA_NONE,
+)
 from ioas.uapi.iommufd_test import (
     IOMMU_HWPT_DATA_SELFTEST,
     IOMMU_TEST_DEV_CACHE_DEFAULT,
     IOMMU_TEST_OP_MOCK_DOMAIN_FLAGS,
+    IOMMU_VIOMMU_TYPE_SELFTEST,
     MOCK_DEV_CACHE_NUM,
     MOCK_FLAGS_DEVICE_NO_DIRTY,
     MOCK_FLAGS_DEVICE_PASID,
@@ -35,10 +40,11 @@ from ioas.uapi.iommufd_test import (
 )
 
 if TYPE_CHECKING:
-    from ioas.soft.iommu import Domain
+    from ioas.soft.iommu import AnyDomain, Domain
     from ioas.soft.iommufd.context import Context
     from ioas.soft.iommufd.group import DeviceGroup
 
+MOCK_PASID_FAILING = 1024
 _DEVICE_FLAGS = MOCK_FLAGS_DEVICE_NO_DIRTY | MOCK_FLAGS_DEVICE_PASID
 
 
@@ -66,6 +72,17 @@ class MockDevice(Device):
             pasid=bool(flags & IOMMU_HWPT_ALLOC_PASID),
             huge=kind == MOCK_IOMMUPT_HUGE,
         )
+
+    def check_nesting(self) -> None:
+        """The mock has nested tables."""
+
+    def make_nested(self, parent: Domain, flags: int, data: UserData) -> MockNested:
+        """Follows mock_domain_alloc_nested. Raises KernelError: EOPNOTSUPP, EINVAL, EFAULT."""
+        return make_mock_nested(parent, flags, data)
+
+    def viommu_model(self, kind: int) -> MockViommu | None:
+        """One of the selftests' type."""
+        return MockViommu() if kind == IOMMU_VIOMMU_TYPE_SELFTEST else None
 
 
 class MockObject(Object):
@@ -146,25 +163,39 @@ def dev_check_cache(call: Call[iommu_test_cmd]) -> None:
 
 
 def _table_kind(data: UserData) -> int:
-    """Which mock table the user's data asks for (iommu_copy_struct_from_user, mock_domain_alloc_pgtable)."""
-    if data.type != IOMMU_HWPT_DATA_SELFTEST:
-        raise refuse(EOPNOTSUPP, f"data_type {data.type:#x} is not the selftest's", "field", "data_type")
-    minimum = end_of(iommu_hwpt_selftest, "iotlb")
-    if data.length < minimum:
-        raise refuse(EINVAL, f"data_len {data.length} is below {minimum}", "field", "data_len")
-    size = sizeof(iommu_hwpt_selftest)
-    raw = data.read(data.address, min(data.length, size)).ljust(size, b"\0")
-    kind = iommu_hwpt_selftest.from_buffer_copy(raw).pagetable_type
+    """Which mock table the user's data asks for (mock_domain_alloc_paging_flags, mock_domain_alloc_pgtable)."""
+    if data.kind not in (IOMMU_HWPT_DATA_SELFTEST, IOMMU_HWPT_DATA_NONE):
+        raise refuse(EOPNOTSUPP, f"data_type {data.kind:#x} is not the selftest's", "field", "data_type")
+    kind: int = data.take(IOMMU_HWPT_DATA_SELFTEST, iommu_hwpt_selftest, "iotlb").pagetable_type
     if kind not in (MOCK_IOMMUPT_DEFAULT, MOCK_IOMMUPT_HUGE):
         raise refuse(EOPNOTSUPP, f"mock page table type {kind} is unknown", "field", "pagetable_type")
     return kind
+
+
+class MockRequester(Requester):
+    """The mock device's: every second attach of PASID 1024 fails, so that tests see a replace fail half-way."""
+
+    _failing = False
+
+    def attach(self, domain: AnyDomain | None, pasid: int | None = None) -> None:
+        """As every requester's, but for what mock_domain_set_dev_pasid_nop does. Raises KernelError(ENOMEM)."""
+        if pasid == MOCK_PASID_FAILING and domain is None:
+            self._failing = False
+        super().attach(domain, pasid)
+
+    def _check(self, domain: AnyDomain, pasid: int | None) -> None:
+        super()._check(domain, pasid)
+        if pasid == MOCK_PASID_FAILING:
+            self._failing = not self._failing
+            if not self._failing:
+                raise refuse(ENOMEM, "the mock device fails every second time", "device", self.name)
 
 
 def _new_requester(system: System, flags: int) -> Requester:
     """A mock device with the lowest free name, in a group of its own, behind the machine's mock unit."""
     names = {requester.name for group in system.groups.values() for requester in group.requesters}
     name = next(name for name in (f"iommufd_mock{number}" for number in count()) if name not in names)
-    requester = Requester(system, name, _mock_unit(system), system.add_group())
+    requester = MockRequester(system, name, _mock_unit(system), system.add_group())
     requester.dirty_tracking = not flags & MOCK_FLAGS_DEVICE_NO_DIRTY
     requester.max_pasid_log2 = MOCK_PASID_WIDTH if flags & MOCK_FLAGS_DEVICE_PASID else 0
     return requester

@@ -40,6 +40,10 @@ class Object:
         """The objects that this one depends on, and that cannot go before it (for refusals)."""
         return ()
 
+    def held_by(self) -> str | None:
+        """What keeps it from being destroyed although no object does; asked last."""
+        return None
+
     def destroy(self) -> None:
         """Release everything that this object holds; it is out of the table already. Cannot fail."""
         raise NotImplementedError
@@ -102,6 +106,8 @@ class ObjectTable:
         entry = self.get(number, Object)
         if entry.users != 1:
             raise refuse(EBUSY, f"{entry} is in use ({', '.join(self.users_of(entry))})", "object", entry)
+        if (holder := entry.held_by()) is not None:
+            raise refuse(EBUSY, f"{entry} is in use ({holder})", "object", entry)
         self._drop(entry)
 
     def put_and_destroy(self, entry: Object) -> bool:
@@ -111,6 +117,11 @@ class ObjectTable:
             return False
         self._drop(entry)
         return True
+
+    def bury(self, entry: Object) -> None:
+        """Destroy `entry`, and let nothing else ever have its id (iommufd_object_tombstone_user)."""
+        self._objects[entry.id] = None
+        entry.destroy()
 
     def destroy_all(self) -> None:
         """Destroy every object, leaves first (iommufd_fops_release)."""

@@ -55,6 +55,8 @@ class Pages:
     mapped for writing: the pins then want write permission.
     """
 
+    revoked = False
+    """Whether devices no longer reach them, although they are mapped (DMA-BUFs)."""
     __slots__ = ("_pieces", "count", "memory", "owner", "source", "start", "system", "writable")
 
     def __init__(
@@ -79,6 +81,11 @@ class Pages:
     def __str__(self) -> str:
         kind = "file offset" if self.memory is None else "address"
         return f"{self.count} pages from {kind} {self.start:#x}"
+
+    @property
+    def of_file(self) -> bool:
+        """Whether they are a memory file's, and so of no process in particular."""
+        return self.memory is None
 
     @property
     def pinned(self) -> int:
@@ -137,6 +144,9 @@ class Pages:
             if start < end:
                 segments += piece.held.part(start - piece.first, end - start)
         return segments
+
+    def check_access(self) -> None:
+        """Refuse (KernelError) accesses by software. Memory takes them."""
 
     def change_owner(self, owner: Owner) -> None:
         """`owner` has been charged for what is pinned: relieve the former one."""

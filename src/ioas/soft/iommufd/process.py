@@ -48,7 +48,7 @@ def _all_pages(context: Context) -> list[Pages]:
     found: dict[int, Pages] = {}
     for ioas in _spaces(context):
         for area in ioas.iopt.areas:
-            if area.pages.memory is not None:
+            if not area.pages.of_file:
                 raise refuse(EINVAL, f"area {area} of {ioas} is not a mapping of a file", "area", area)
             found[id(area.pages)] = area.pages
     return list(found.values())

@@ -13,8 +13,14 @@ AMDV1_IOMMUFD_SELFTEST): addresses then stand in units of 2 KiB in the same fiel
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ioas.soft.iommu.formats.base import ENTRY_ADDRESS_SHIFT, PFN_MASK, Format, Leaf
 from ioas.soft.iommu.types import Prot
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 PR = 1 << 0
 D = 1 << 6
@@ -82,6 +88,14 @@ class AmdV1(Format):
         ones = (~field & (field + 1)).bit_length() - 1
         address = field >> ones << ones
         return Leaf(address << self.granule_lg2, self.granule_lg2 + ones + 1)
+
+    def sizes(self, entries: npt.NDArray[np.uint64], level: int) -> npt.NDArray[np.uint64]:
+        """As `leaf`, for many."""
+        field = entries >> ENTRY_ADDRESS_SHIFT & PFN_MASK
+        sizes = super().sizes(entries, level)
+        encoded = entries >> NEXT_LEVEL_SHIFT & NEXT_LEVEL_MASK == NEXT_LEVEL_SIZE
+        sizes[encoded] = (~field[encoded] & field[encoded] + 1) << 1
+        return sizes
 
 
 def mock_format() -> AmdV1:

@@ -7,7 +7,11 @@ All formats here have tables of 512 entries of 64 bits in frames of 4 KiB, and p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 LEVEL_BITS = 9
 ENTRIES = 1 << LEVEL_BITS
@@ -75,3 +79,7 @@ class Format(ABC):
     @abstractmethod
     def leaf(self, entry: int, level: int) -> Leaf:
         """What a leaf at `level` translates to."""
+
+    def sizes(self, entries: npt.NDArray[np.uint64], level: int) -> npt.NDArray[np.uint64]:
+        """The sizes of the pages, in granules, that leaves at `level` translate."""
+        return entries * 0 + (1 << LEVEL_BITS * level)
