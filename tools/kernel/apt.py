@@ -1,4 +1,4 @@
-"""Debian packages of another suite, without touching this machine's apt configuration and without root.
+"""Debian packages of other suites, without touching this machine's apt configuration and without root.
 
 apt works on private directories here: its own source list, package lists and downloads. The mirror is the
 one that the machine's own sources name for its own release, as apt itself reads them.
@@ -12,13 +12,13 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ioas.errors import EnvironmentRefusal
 
-INSTEAD = "set IOAS_LINUX to a Linux 7.3 source tree instead"
 KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
@@ -30,24 +30,29 @@ CONFIGURATION = "".join(
 )
 
 
+def release() -> str:
+    """The codename of this Debian release. Raises EnvironmentRefusal where there is no apt or no Debian."""
+    if not shutil.which("apt-get"):
+        raise EnvironmentRefusal("there is no apt-get to download Debian's packages with")
+    system = platform.freedesktop_os_release()
+    if system["ID"] != "debian":
+        raise EnvironmentRefusal(f"{system['ID']} is not Debian, whose packages are known here")
+    return system.get("VERSION_CODENAME", "")
+
+
 def mirror() -> str:
     """The URI from which this Debian machine takes its own release.
 
     Raises EnvironmentRefusal where that cannot be told: no apt, no Debian, or no source for the release.
     """
-    if not shutil.which("apt-get"):
-        raise EnvironmentRefusal(f"there is no apt-get to download the kernel source with; {INSTEAD}")
-    system = platform.freedesktop_os_release()
-    if system["ID"] != "debian":
-        raise EnvironmentRefusal(f"{system['ID']} has no package of Linux 7.3's source known here; {INSTEAD}")
-    codename = system.get("VERSION_CODENAME", "")
+    codename = release()
     listing = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
     targets = [line.split(" ", 1) for line in _output(listing).splitlines()]
-    for release in (codename, "stable", "testing", "unstable", "sid"):
+    for wanted in (codename, "stable", "testing", "unstable", "sid"):
         for name, uri in targets:
-            if name == release:
+            if name == wanted:
                 return uri
-    raise EnvironmentRefusal(f"apt's sources name no mirror for {codename or 'this release'}; {INSTEAD}")
+    raise EnvironmentRefusal(f"apt's sources name no mirror for {codename or 'this release'}")
 
 
 @dataclass(frozen=True)
@@ -60,40 +65,40 @@ class Package:
 
 
 class PrivateApt:
-    """apt for one `suite`, with all of its state in `directory`."""
+    """apt for `suites` alone, with all of its state in `directory`.
 
-    def __init__(self, directory: Path, suite: str) -> None:
+    What it refuses (EnvironmentRefusal) ends with `instead`: what the user can do where apt cannot help.
+    """
+
+    def __init__(self, directory: Path, suites: Sequence[str], instead: str) -> None:
         self._directory = directory
-        self._suite = suite
+        self._suites = suites
+        self._instead = instead
 
     def update(self) -> None:
-        """Fetch the suite's index. Raises EnvironmentRefusal when apt cannot."""
+        """Fetch the suites' indexes."""
         for part in ("lists/partial", "cache/archives/partial", "packages"):
             (self._directory / part).mkdir(parents=True, exist_ok=True)
         (self._directory / "apt.conf").write_text(CONFIGURATION)
         keyring = next((f"Signed-By: {path}\n" for path in KEYRINGS if path.exists()), "")
+        with self._explained():
+            uri = mirror()
         (self._directory / "suite.sources").write_text(
-            f"Types: deb\nURIs: {mirror()}\nSuites: {self._suite}\nComponents: main\n{keyring}"
+            f"Types: deb\nURIs: {uri}\nSuites: {' '.join(self._suites)}\nComponents: main\n{keyring}"
         )
         self._apt(["apt-get", "-qq", "update"])
 
     def newest(self, name: str, prefix: str) -> Package:
-        """The newest version of package `name` that begins with `prefix`.
-
-        Raises EnvironmentRefusal when the suite has none: suites move on.
-        """
+        """The newest version of package `name` that begins with `prefix`: suites move on."""
         entries = self._apt(["apt-cache", "show", "--all-versions", name], missing="").split("\n\n")
         for entry in entries:
             fields = dict(re.findall(r"^(\S+): (.*)$", entry, re.MULTILINE))
             if fields.get("Version", "").startswith(prefix):
                 return Package(name, fields["Version"], fields["SHA256"])
-        raise EnvironmentRefusal(f"{self._suite} has no {name} {prefix}* any more; {INSTEAD}")
+        raise EnvironmentRefusal(f"{' and '.join(self._suites)} has no {name} {prefix}* any more; {self._instead}")
 
     def download(self, package: Package) -> Path:
-        """Download `package` and check its digest; goes on with what an interrupted run left behind.
-
-        Raises EnvironmentRefusal when apt cannot, or when the digest differs.
-        """
+        """Download `package` and check its digest; goes on with what an interrupted run left behind."""
         where = self._directory / "packages"
         self._apt(["apt-get", "-q", "download", f"{package.name}={package.version}"], cwd=where)
         # apt writes a version's colon as %3a in the file's name
@@ -105,6 +110,13 @@ class PrivateApt:
             raise EnvironmentRefusal(f"{path.name} arrived damaged and was removed; run the command again")
         return path
 
+    def missing(self, names: Sequence[str]) -> list[Path]:
+        """Download the packages `names`, the last suite first, with everything they need that is not installed here."""
+        options = ["--no-install-recommends", "--download-only", "-y", "-o", "Debug::NoLocking=true"]
+        status = ["-o", "Dir::State::status=/var/lib/dpkg/status"]
+        self._apt(["apt-get", "-q", *status, *options, "-t", self._suites[-1], "install", *names])
+        return sorted((self._directory / "cache/archives").glob("*.deb"))
+
     def _apt(self, command: Sequence[str], *, cwd: Path | None = None, missing: str | None = None) -> str:
         options = {
             "Dir::Etc::sourcelist": self._directory / "suite.sources",
@@ -113,11 +125,22 @@ class PrivateApt:
             "Dir::State::status": "/dev/null",
             "Dir::Cache": self._directory / "cache",
             "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
             "APT::Sandbox::User": "root",  # the sandbox user cannot reach into a home directory
         }
         settings = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         program, *arguments = command
-        return _output([program, "-c", f"{self._directory}/apt.conf", *settings, *arguments], cwd=cwd, missing=missing)
+        with self._explained():
+            return _output(
+                [program, "-c", f"{self._directory}/apt.conf", *settings, *arguments], cwd=cwd, missing=missing
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except EnvironmentRefusal as refusal:
+            raise EnvironmentRefusal(f"{refusal}; {self._instead}") from refusal
 
 
 def _output(command: Sequence[str], *, cwd: Path | None = None, missing: str | None = None) -> str:
@@ -130,4 +153,4 @@ def _output(command: Sequence[str], *, cwd: Path | None = None, missing: str | N
     if missing is not None:
         return missing
     words = (done.stderr.strip() or "no message").splitlines()[-1]
-    raise EnvironmentRefusal(f"{command[0]} failed ({words}); {INSTEAD}, or run the command again")
+    raise EnvironmentRefusal(f"{command[0]} failed ({words}); run the command again")

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,7 @@ from tools.kernel.apt import PrivateApt
 
 RELEASE = "7.3"
 SUITE = "trixie-backports"
+INSTEAD = "set IOAS_LINUX to a Linux 7.3 source tree instead"
 # What the selftests of iommu and vfio include, relative to the top of the tree.
 WANTED = (
     "Makefile",
@@ -81,16 +82,60 @@ def _cached(directory: Path) -> Source:
     return Source(directory / "tree", directory / "headers/usr/include", directory.name.split("-")[1])
 
 
-def _download() -> Source:
-    apt = PrivateApt(cache.root() / "apt", SUITE)
+def package() -> Path:
+    """Debian's package of the whole source, from the cache or downloaded into it. Only under the lock "fetch".
+
+    `fetch` leaves it there for who builds the kernel, who then removes it.
+    """
+    kept = sorted((cache.root() / "packages").glob(f"linux-source-{RELEASE}_*.deb"))
+    return kept[-1] if kept else _download_package(_updated_apt())
+
+
+def forget_package() -> None:
+    """Remove what `package` keeps: 170 MB that nobody needs any more."""
+    shutil.rmtree(cache.root() / "packages", ignore_errors=True)
+
+
+def version_of(package: Path) -> str:
+    """The kernel's version in the name of Debian's package."""
+    return package.name.split("_")[1].partition("-")[0]
+
+
+def unpack(package: Path, target: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
+    """Unpack what is `wanted` (by its name below the tree's top) of the tar.xz in the package, both as one stream."""
+    with _members(package) as outer:
+        for member in outer:
+            if not member.name.endswith(".tar.xz"):
+                continue
+            with tarfile.open(fileobj=outer.extractfile(member), mode="r|xz") as inner:
+                for entry in inner:
+                    _, _, entry.name = entry.name.partition("/")  # below linux-source-7.3/
+                    if entry.name and wanted(PurePosixPath(entry.name)):
+                        _extract(inner, entry, target)
+            return
+    raise EnvironmentRefusal(f"{package.name} holds no source archive")
+
+
+def _updated_apt() -> PrivateApt:
+    apt = PrivateApt(cache.root() / "apt", [SUITE], INSTEAD)
     apt.update()
-    source = apt.newest(f"linux-source-{RELEASE}", f"{RELEASE}.")
-    headers = apt.newest("linux-libc-dev", source.version)
-    version = source.version.partition("-")[0]
-    target = cache.root() / f"linux-{version}-{PARTS}"
+    return apt
+
+
+def _download_package(apt: PrivateApt) -> Path:
+    (cache.root() / "packages").mkdir(exist_ok=True)
+    arrived = apt.download(apt.newest(f"linux-source-{RELEASE}", f"{RELEASE}."))
+    return arrived.rename(cache.root() / "packages" / arrived.name)
+
+
+def _download() -> Source:
+    apt = _updated_apt()
+    source = _download_package(apt)
+    headers = apt.newest("linux-libc-dev", source.name.split("_")[1])
+    target = cache.root() / f"linux-{version_of(source)}-{PARTS}"
     with cache.published(target) as work:
         _unpack_headers(apt.download(headers), work / "headers")
-        _unpack_source(apt.download(source), work / "tree")
+        unpack(source, work / "tree", lambda name: any(name.is_relative_to(wanted) for wanted in WANTED))
     shutil.rmtree(cache.root() / "apt")
     return _cached(target)
 
@@ -111,22 +156,6 @@ def _unpack_headers(package: Path, target: Path) -> None:
                 _extract(archive, member, target)
 
 
-def _unpack_source(package: Path, target: Path) -> None:
-    """Unpack `WANTED` from the tar.xz inside the package, both read as one stream."""
-    with _members(package) as outer:
-        for member in outer:
-            if not member.name.endswith(".tar.xz"):
-                continue
-            with tarfile.open(fileobj=outer.extractfile(member), mode="r|xz") as inner:
-                for entry in inner:
-                    _, _, name = entry.name.partition("/")  # below linux-source-7.3/
-                    if any(PurePosixPath(name).is_relative_to(wanted) for wanted in WANTED):
-                        entry.name = name
-                        _extract(inner, entry, target)
-            return
-    raise EnvironmentRefusal(f"{package.name} holds no source archive")
-
-
 @contextmanager
 def _members(package: Path) -> Iterator[tarfile.TarFile]:
     """The files in a Debian package, as an open stream of tar members."""
@@ -141,21 +170,23 @@ def _members(package: Path) -> Iterator[tarfile.TarFile]:
 
 def _stand_in(tree: Path) -> Source:
     """The tree of `IOAS_LINUX`, with headers installed beside the cache when the tree has none."""
-    try:
-        version = _version(tree)
-    except OSError as error:
-        raise EnvironmentRefusal(f"IOAS_LINUX={tree} is no Linux source tree: {error}") from error
-    if not version.startswith(f"{RELEASE}."):
-        raise EnvironmentRefusal(f"IOAS_LINUX={tree} is Linux {version}; {RELEASE} is needed")
+    version = version_of_tree(tree)
     if (tree / "usr/include/linux/iommufd.h").exists():
         return Source(tree, tree / "usr/include", version)
     return Source(tree, _installed_headers(tree, version), version)
 
 
-def _version(tree: Path) -> str:
-    text = (tree / "Makefile").read_text()
+def version_of_tree(tree: Path) -> str:
+    """The version of the stand-in `tree`. Raises EnvironmentRefusal when it is no Linux source, or not 7.3."""
+    try:
+        text = (tree / "Makefile").read_text()
+    except OSError as error:
+        raise EnvironmentRefusal(f"IOAS_LINUX={tree} is no Linux source tree: {error}") from error
     numbers = dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", text, re.MULTILINE))
-    return ".".join(numbers.get(key, "?") for key in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
+    version = ".".join(numbers.get(key, "?") for key in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
+    if not version.startswith(f"{RELEASE}."):
+        raise EnvironmentRefusal(f"IOAS_LINUX={tree} is Linux {version}; {RELEASE} is needed")
+    return version
 
 
 def _installed_headers(tree: Path, version: str) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ioas.errors import EnvironmentRefusal
-from tools.kernel import apt, source
+from tools.kernel import source
 
 
 def tree(directory: Path, version: tuple[int, int, int]) -> Path:
@@ -62,5 +62,5 @@ def test_the_newest_entry_of_the_cache_is_taken(tmp_path: Path) -> None:
 def test_a_machine_without_apt_is_told_what_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(EnvironmentRefusal, match="set IOAS_LINUX to a Linux"):
-        apt.mirror()
+    with pytest.raises(EnvironmentRefusal, match=r"no apt-get .* set IOAS_LINUX to a Linux"):
+        source.fetch()
