@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import click
 
@@ -25,6 +26,13 @@ import click
 @click.option("--strict", is_flag=True, help="Refuse memory for DMA that would not stay pinned (see docs/run.md).")
 @click.option("--with-real", is_flag=True, help="Show the real machine's PCI devices beside the software machine's.")
 @click.option("--no-namespace", is_flag=True, help="Answer for /dev and /sys path by path (see docs/run.md).")
+@click.option(
+    "--mmio",
+    type=click.Choice(["trap", "rw"]),
+    default="rw",
+    show_default=True,
+    help="How programs reach BARs: mapped, each load and store trapped; or by read and write alone (docs/mmio.md).",
+)
 @click.option("--check", is_flag=True, help="Say what this environment allows and what is degraded; run nothing.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM [ARGUMENT]...")
 def run(
@@ -37,6 +45,7 @@ def run(
     strict: bool,
     with_real: bool,
     no_namespace: bool,
+    mmio: Literal["trap", "rw"],
     check: bool,
     program: tuple[str, ...],
 ) -> int:
@@ -67,7 +76,7 @@ def run(
         iommufd_test=iommufd_test,
         strict=strict,
     )
-    options = Options(explain=explain, summary=summary, namespace=not no_namespace, with_real=with_real)
+    options = Options(explain=explain, summary=summary, namespace=not no_namespace, with_real=with_real, mmio=mmio)
     status = Supervisor(host, program, options, mask).run(environment)
     return end_like(status)
 

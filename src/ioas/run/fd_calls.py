@@ -13,6 +13,7 @@ from ioas.run.caller import ProcessCaller
 from ioas.run.files import Given
 from ioas.run.kernel import Nr, take_fd
 from ioas.run.listener import Call
+from ioas.run.mmio.memory_files import Mappable
 from ioas.run.names import request_name, show_ioctl
 from ioas.run.outcome import Handler, Outcome
 from ioas.run.server import Server
@@ -144,7 +145,7 @@ def _write(caller: ProcessCaller, given: Given, vectors: list[tuple[int, int]], 
 
 
 def on_mmap(server: Server, call: Call) -> int | Outcome:
-    """mmap(2). What a file has to map cannot be put into a program yet, so only refusals are served."""
+    """mmap(2): the kernel maps what stands for a device file, when the device's driver allows it."""
     _, length, protection, flags, fd, offset = call.arguments
     found = server.find(call, fd)
     if found is None:
@@ -153,6 +154,9 @@ def on_mmap(server: Server, call: Call) -> int | Outcome:
     text = f"mmap({given.path or 'file'}, {length} bytes, offset {offset:#x})"
     try:
         given.file.mmap(caller, length, protection & _WORD, flags & _WORD, offset)
+        if server.mmio and isinstance(given.file, Mappable):
+            server.mmio.prepare(caller.pid)
+            return Outcome.PROCEED
         raise refuse(ENODEV, "ioas run cannot map this file's memory into a program yet", "file", given.path)
     except KernelError as error:
         server.refused(call, caller, text, "mmap", error)

@@ -22,6 +22,7 @@ from ioas.run.caller import ProcessCaller
 from ioas.run.eventfds import EventFds
 from ioas.run.files import Files, Given
 from ioas.run.listener import Call, Gone, Listener
+from ioas.run.mmio.service import Mmio
 from ioas.run.numbers import FdRange, free_number
 from ioas.run.outcome import Handler, Outcome
 from ioas.run.pins import Pinner
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ioas.soft.iommu import System
     from ioas.soft.pci import Function
     from ioas.soft.pci.nodes import Tree
+    from ioas.soft.vfio import VfioDevice
 
 
 class Machine(Host, Protocol):
@@ -53,6 +55,11 @@ class Machine(Host, Protocol):
     @property
     def functions(self) -> Mapping[str, Function]:
         """Devices by BDF."""
+        ...
+
+    @property
+    def devices(self) -> Mapping[str, VfioDevice]:
+        """The functions under vfio-pci, by BDF."""
         ...
 
     @property
@@ -85,10 +92,11 @@ class Server:
         handlers: Mapping[int, Handler],
         view: View,
         stage: Stage,
+        mmio: Mmio | None = None,
     ) -> None:
         """`numbers`: those that programs are given; `watch`, `unwatch`: see `Processes`; `later`: see `SharedFiles`.
 
-        `view` and `stage` are of the machine's tree.
+        `view` and `stage` are of the machine's tree. `mmio`: serves mapped BARs.
         """
         self.machine = machine
         self.listener = listener
@@ -96,7 +104,8 @@ class Server:
         self.grants = machine.grants
         self.lock = threading.Lock()
         """Held while a call is served and while files are closed."""
-        self.files = Files(reporter.bug)
+        self.files = Files(reporter.bug, mmio.files if mmio else None)
+        self.mmio = mmio
         self.memory_files = SharedFiles(later)
         pinner = Pinner(self.memory_files, machine.strict, reporter.pinned_by_address)
         self.processes = Processes(pinner, self, watch, unwatch)

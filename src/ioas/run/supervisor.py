@@ -31,6 +31,7 @@ from ioas.run.handlers import HANDLERS
 from ioas.run.jobs import Job, pending_end, take_signals
 from ioas.run.launch import Launched, NoNamespace, exec_failure, launch
 from ioas.run.listener import Gone, Listener
+from ioas.run.mmio.service import Mmio, Mode
 from ioas.run.namespace import Mounts, prepare
 from ioas.run.numbers import FdRange, number_ranges
 from ioas.run.program import ProgramError, find_program
@@ -38,11 +39,13 @@ from ioas.run.report import Reporter
 from ioas.run.server import Machine, Server
 from ioas.run.stage import NoStage, Stage
 from ioas.run.tell import listen
+from ioas.run.tracer import Tracer
 from ioas.run.view import View
 from ioas.run.watcher import Watcher
 
 _STDERR = 2
 _SETTLE = 0.001
+_WSTOPPED = 0x7F
 _SWITCH_INTERVAL = 0.0002
 """Seconds after which a thread of a device model lets the serving thread have the interpreter."""
 
@@ -53,13 +56,15 @@ class Options:
 
     `explain`: report each refused call, DMA fault and pin by address on standard error. `summary`: say at the
     end what was called. `namespace`: give the program a mount namespace of its own where that is allowed; `with_real`:
-    let it see the real machine's devices as well. Strictness and granted capabilities are the machine's.
+    let it see the real machine's devices as well. `mmio`: how BARs are offered, see `ioas.run.mmio`. Strictness and
+    granted capabilities are the machine's.
     """
 
     explain: bool = False
     summary: bool = False
     namespace: bool = True
     with_real: bool = False
+    mmio: Mode = "rw"
 
 
 class Supervisor:
@@ -155,6 +160,17 @@ class Supervisor:
             self._failure = exec_failure(launched.channel, path)
             launched.channel.close()
 
+        def tracee_ended(thread: int, status: int) -> None:
+            mmio.ended(thread)
+            job.collected(thread, status)
+            watcher.wake()
+
+        def stopped(thread: int, number: int) -> None:
+            job.collected(thread, number << 8 | _WSTOPPED)
+
+        tracer = Tracer(tracee_ended, self._reporter.bug)
+        mmio = Mmio(tracer, self._reporter.warn_once, stopped)
+        tracer.start()
         server = Server(
             self._machine,
             listener,
@@ -166,15 +182,26 @@ class Supervisor:
             HANDLERS,
             view,
             stage,
+            self._offer_mmio(mmio),
         )
         watcher.watch(server.files.epoll.fileno(), released)
         watcher.watch(launched.channel.fileno(), executed)
         watcher.start()
         _receive(listener, server, watcher, guardian)
         watcher.join()
+        tracer.close()
         server.close()
+        mmio.close()
         watcher.close()
         guardian.dismiss()
+
+    def _offer_mmio(self, mmio: Mmio) -> Mmio | None:
+        """Give the devices' BARs the MMAP flag, if they are to be mapped."""
+        if self._options.mmio == "rw":
+            return None
+        for device in self._machine.devices.values():
+            device.allow_mmap()
+        return mmio
 
 
 def _receive(listener: Listener, server: Server, watcher: Watcher, guardian: Guardian) -> None:
