@@ -42,6 +42,11 @@ class Requester:
         """The domain attached for DMA without PASID; None: blocked."""
         return self.domains.get(None)
 
+    @property
+    def pasid_width(self) -> int:
+        """How wide PASIDs are that it can send and its unit takes; 0: it has none (dev_iommu_get_max_pasids)."""
+        return min(self.unit.max_pasid_log2, self.max_pasid_log2) if self.unit is not None else 0
+
     def attach(self, domain: AnyDomain | None, pasid: int | None = None) -> None:
         """Attach `domain`, in place of any other, for DMA with `pasid`; None blocks.
 
@@ -85,7 +90,7 @@ class Requester:
         unit.check(domain)
         if domain.dirty and not self.dirty_tracking:
             raise refuse(EINVAL, "the domain tracks dirty pages and the device cannot", "device", self.name)
-        width = min(unit.max_pasid_log2, self.max_pasid_log2)
+        width = self.pasid_width
         if pasid is not None and not 0 <= pasid < (1 << width if width else 0):
             raise refuse(EINVAL, f"PASID {pasid} does not fit into {width} bits", "device", self.name)
         if not domain.geometry.force_aperture and self.system.isolation == "strict":

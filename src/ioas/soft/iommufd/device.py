@@ -143,7 +143,7 @@ class Device(Object):
     @property
     def max_pasid_log2(self) -> int:
         """How wide this device's PASIDs are; 0: it has none."""
-        return min(self.unit.max_pasid_log2, self.requester.max_pasid_log2)
+        return self.requester.pasid_width
 
     def make_domain(self, flags: int, data: UserData | None) -> Domain:
         """A domain as IOMMU_HWPT_ALLOC `flags` want it. Raises KernelError(EOPNOTSUPP)."""

@@ -160,10 +160,16 @@ class DeviceGroup:
             )
 
     def _switch(self, domain: AnyDomain, old: AnyDomain | None, pasid: Pasid) -> None:
-        """Attach every requester of the group, bound or not; on failure all go back to `old`."""
+        """Attach every requester of the group, bound or not; on failure all go back to `old`.
+
+        For a PASID only those that can send one: without any in the group it is attached all the same, to no effect
+        (iommu_attach_device_pasid, __iommu_set_group_pasid).
+        """
         done = []
         try:
             for requester in self.group.requesters:
+                if pasid is not None and not requester.pasid_width:
+                    continue
                 requester.attach(domain, pasid)
                 done.append(requester)
         except KernelError:
