@@ -89,6 +89,10 @@ class LocalCaller:
         """Undo one `register`. Raises UsageError when nothing is registered at `address`."""
         self.memory.unregister(address)
 
+    def settle(self, fd: int) -> None:
+        """To be called after a read from the file behind `fd`, if that is an `EventSource`; it then polls rightly."""
+        self._files.settle(self, fd)
+
     def adopt(self, fd: int) -> None:
         """Promise to close `fd`, which `install` returned, by `close` and not by os.close."""
         self._files.adopt(fd)

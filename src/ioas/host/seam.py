@@ -14,8 +14,8 @@ Intervals are inclusive (`start`, `last`); `end` is exclusive; lengths are bytes
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, NewType, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, NewType, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -86,6 +86,18 @@ class File(Protocol):
 
     def close(self) -> None:
         """The last reference is gone: release everything before returning. Cannot fail; idempotent."""
+        ...
+
+
+@runtime_checkable
+class EventSource(Protocol):
+    """What a `File` has besides when its readiness changes: a queue of events.
+
+    Whoever hands out a descriptor for it makes that readable when `ready` is called, and looks at `poll` after a read.
+    """
+
+    def watch(self, ready: Callable[[], None]) -> None:
+        """Let `ready` be called whenever something arrives to be read; it must not call back into the machine."""
         ...
 
 

@@ -118,12 +118,12 @@ class ProcessCaller:
         return given.file
 
     def memory_file(self, fd: int) -> ClientFile:
-        """The file behind `fd`, opened again; pinning from it raises EINVAL unless it is in memory.
-
-        Raises KernelError(EBADF).
-        """
+        """The file behind `fd`, opened again. Raises KernelError: EBADF; EINVAL unless it is in memory."""
         link = self._existing(fd)
-        return ClientFile(self._shared.memory_files, self._reopen(fd), f"{fd} ({link})")
+        file = self._reopen(fd)
+        if file is None:
+            raise refuse(EINVAL, f"only a memfd's pages can be pinned, and this is {link}", "file", fd)
+        return ClientFile(self._shared.memory_files, file, f"{fd} ({link})")
 
     def _reopen(self, fd: int) -> SharedFile | None:
         path = f"/proc/{self.thread}/fd/{fd}"

@@ -97,7 +97,11 @@ def _transfer(
             raise refuse(EINVAL, "the offset is negative", "field", "offset")
         if vectors is None:
             vectors = _vectors(caller, call.arguments[1], call.arguments[2])
-        return _write(caller, given, vectors, offset) if write else _read(caller, given, vectors, offset)
+        if write:
+            return _write(caller, given, vectors, offset)
+        done = _read(caller, given, vectors, offset)
+        given.settle(caller, lambda: take_fd(caller.pid, caller.thread, fd))
+        return done
     except KernelError as error:
         where = "" if offset is None else f", offset {offset:#x}"
         total = sum(length for _, length in vectors or ())

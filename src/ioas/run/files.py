@@ -4,7 +4,8 @@ What a program gets is one end of a SOCK_SEQPACKET socket pair; the other end is
 ordinary one: it can be duplicated, inherited, sent over a socket and polled, and the kernel tells us by a hang-up on
 our end when the last of its references is gone, however that came about. It is shut down for reading, because a device
 file without a poll operation polls as ready for everything - and because a read(2) that the filter does not hand over
-then ends at once, where it would wait for ever.
+then ends at once, where it would wait for ever. For a queue of events it is not, and a datagram waits in it while
+there is something to read.
 
 Device files whose BARs can be mapped get something else that the kernel can map (`ioas.run.mmio.memory_files`).
 
@@ -19,7 +20,7 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 
-from ioas.host import File
+from ioas.host import Caller, EventSource, File
 from ioas.run.mmio.memory_files import Mappable, MemoryFiles
 
 _AT_ONCE = 64
@@ -28,7 +29,7 @@ _AT_ONCE = 64
 class Given:
     """A file that some program has open."""
 
-    __slots__ = ("end", "file", "link", "path")
+    __slots__ = ("_readable", "end", "file", "link", "path")
 
     def __init__(self, file: File, path: str, end: int, link: str) -> None:
         """`path`: the node that was opened, empty for files that a call made; `end`: our end of the pair, or -1."""
@@ -36,6 +37,26 @@ class Given:
         self.path = path
         self.end = end
         self.link = link
+        self._readable = False
+        if isinstance(file, EventSource):
+            file.watch(self._ready)
+
+    def _ready(self) -> None:
+        """Something arrived: let the program's end poll as readable."""
+        if not self._readable and self.end >= 0:
+            self._readable = True
+            os.write(self.end, b"\0")
+
+    def settle(self, caller: Caller, take: Callable[[], int]) -> None:
+        """The program has read: let its end poll as readable only if there is more. `take` gives us a copy of that end.
+
+        What empties a queue without a read leaves the end readable until the next one, which then finds nothing; where
+        descriptors cannot be copied it stays so for good.
+        """
+        if self._readable and not self.file.poll(caller) & select.POLLIN:
+            with contextlib.suppress(OSError), socket.socket(fileno=take()) as theirs:
+                theirs.recv(1, socket.MSG_DONTWAIT)
+                self._readable = False
 
 
 class Files:
@@ -133,6 +154,7 @@ def _pair(file: File, path: str) -> tuple[Given, int]:
     """What stands for `file`, and the program's end of its pair. Raises OSError with nothing left open."""
     with contextlib.ExitStack() as undo:
         ours, theirs = (undo.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        theirs.shutdown(socket.SHUT_RD)
+        if not isinstance(file, EventSource):
+            theirs.shutdown(socket.SHUT_RD)
         link = os.readlink(f"/proc/self/fd/{theirs.fileno()}")
         return Given(file, path, ours.detach(), link), theirs.detach()

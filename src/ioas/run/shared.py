@@ -250,30 +250,26 @@ class SharedFiles:
 class ClientFile:
     """The file behind a descriptor of the program's (implements `ioas.host.MemoryFile`)."""
 
-    def __init__(self, files: SharedFiles, file: SharedFile | None, what: str) -> None:
-        """`file` has been taken once for this object; None: a file whose pages cannot be pinned, `what` names it."""
+    def __init__(self, files: SharedFiles, file: SharedFile, what: str) -> None:
+        """`file` has been taken once for this object; `what` names it."""
         self._files = files
         self._file = file
         self._what = what
 
     def __del__(self) -> None:
-        file, self._file = self._file, None
-        if file:
-            self._files.drop(file)
+        self._files.drop(self._file)
 
     @property
     def size(self) -> int:
-        """Bytes in the file now; 0 for what is no memory file."""
-        return self._file.size if self._file else 0
+        """Bytes in the file now."""
+        return self._file.size
 
     def pin(self, start: int, count: int, write: bool) -> SharedPin:
         """Pin `count` pages from byte `start`.
 
-        Raises KernelError(EINVAL): not a file in memory, or beyond its end (follows memfd_pin_folios, mm/gup.c, 7.3).
+        Raises KernelError(EINVAL) beyond its end (follows memfd_pin_folios, mm/gup.c, 7.3).
         """
         file = self._file
-        if file is None:
-            raise self._refuse(f"only a memfd's pages can be pinned, and this is {self._what}")
         if start + (count << PAGE_SHIFT) > file.size:  # whole pages, so the file's last one must be whole too
             raise self._refuse(f"the file has only {file.size:#x} bytes")
         self._files.again(file)
