@@ -1,4 +1,4 @@
-"""``python -m bench [notify|mapping|programs ...]``: measure, and print a line each with budget and verdict."""
+"""``python -m bench [notify|mapping|programs|guest ...]``: measure, and print a line each with budget and verdict."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from bench.report import Line
 
 
 def _sections() -> dict[str, Callable[[], Iterator[Line]]]:
-    from bench import mapping, notify, programs
+    from bench import guest, mapping, notify, programs
 
-    return {"notify": notify.measure, "mapping": mapping.measure, "programs": programs.measure}
+    software = {"notify": notify.measure, "mapping": mapping.measure, "programs": programs.measure}
+    return software | {"guest": guest.measure}
 
 
 @click.command()

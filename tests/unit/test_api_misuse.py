@@ -98,7 +98,7 @@ def test_numpys_integers_are_integers(room: Room) -> None:
 def test_a_region_is_written_from_any_buffer(room: Room, data: object) -> None:
     room.registers.write(4, data)
     assert room.registers.read32(4) == 0xFFFF_FFFA
-    assert room.device.write(data, room.registers._base + 4) == 4
+    assert room.device.write(data, room.registers.base + 4) == 4
     with pytest.raises(UsageError, match="outside"):
         room.registers.write(room.registers.size - 2, data)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ioas.api.container import Container, ContainerInfo
 from ioas.api.container_space import ContainerSpace
 from ioas.api.device import Device, HwInfo
+from ioas.api.fault_queue import FaultQueue
 from ioas.api.group import Group
 from ioas.api.group_device import GroupDevice
 from ioas.api.hwpt import Hwpt
@@ -35,6 +36,7 @@ __all__ = [
     "ContainerSpace",
     "Device",
     "DmaBuffer",
+    "FaultQueue",
     "Group",
     "GroupDevice",
     "HwInfo",

@@ -55,7 +55,7 @@ class ContainerSpace(Space):
         return f"<ContainerSpace of {self.container.path}{'' if self._open else ' (closed)'}>"
 
     def map_address(
-        self, address: int, length: int, iova: int | None = None, *, writable: bool = True, readable: bool = True
+        self, address: int, length: int, iova: int | None = None, writable: bool = True, readable: bool = True
     ) -> int:
         """Map memory by its address in this process; the IOVA. See `Space.map_address`."""
         self.check_open()
@@ -130,28 +130,26 @@ class ContainerSpace(Space):
             self._ranges = self.container.info().ranges
         return self._placement.choose(max(length, 1), self._ranges)
 
-    def _unmap(self, iova: int, length: int) -> int:
+    def unmap(self, iova: int, length: int) -> int:
+        """Remove every mapping inside a range; the bytes removed. Raises NotFound: there is none; InvalidArgument: one
+        would be cut.
+        """
         self.check_open()
         iova, length = whole("iova", iova), whole("length", length)
-        everything = iova == 0 and length == U64_LAST
-        if everything:
-            return self._unmap_all()
-        command = bytearray(_unmap_command(_UNMAP_SIZE, 0, iova, length))
         with self._lock:
-            self.container.ioctl(VFIO_IOMMU_UNMAP_DMA, command)
-            removed: int = _unmapped(command)[0]
-            self._placement.give_back(iova, iova + length - 1)
-        if not removed:
+            # Everything goes range by range: not every kernel has VFIO_DMA_UNMAP_FLAG_ALL.
+            whole_space = (iova, length) == (0, U64_LAST)
+            removed = sum(map(self._unmap, self._placement.taken() if whole_space else [(iova, iova + length - 1)]))
+        if not removed and not whole_space:
             raise nothing_there(iova, length)
+        self._forget_unmapped(iova, length, removed)
         return removed
 
-    def _unmap_all(self) -> int:
-        """Whether the kernel has a flag for it or not: range by range."""
-        with self._lock:
-            removed = 0
-            for start, last in self._placement.taken():
-                command = bytearray(_unmap_command(_UNMAP_SIZE, 0, start, last - start + 1))
-                self.container.ioctl(VFIO_IOMMU_UNMAP_DMA, command)
-                removed += _unmapped(command)[0]
-                self._placement.give_back(start, last)
+    def _unmap(self, interval: tuple[int, int]) -> int:
+        """Unmap an interval; the bytes that were mapped there. The lock is held."""
+        first, last = interval
+        command = bytearray(_unmap_command(_UNMAP_SIZE, 0, first, last - first + 1))
+        self.container.ioctl(VFIO_IOMMU_UNMAP_DMA, command)
+        self._placement.give_back(first, last)
+        removed: int = _unmapped(command)[0]
         return removed

@@ -66,32 +66,53 @@ class Ioas(Space):
         return f"<Ioas {self.id}{'' if self._open else ' (closed)'}>"
 
     def map_address(
-        self, address: int, length: int, iova: int | None = None, *, writable: bool = True, readable: bool = True
+        self, address: int, length: int, iova: int | None = None, writable: bool = True, readable: bool = True
     ) -> int:
         """Map memory by its address in this process; the IOVA. See `Space.map_address`."""
-        flags = (IOMMU_IOAS_MAP_WRITEABLE if writable else 0) | (IOMMU_IOAS_MAP_READABLE if readable else 0)
-        at = iova
-        if at is None:
-            at = 0
-        else:
-            flags |= IOMMU_IOAS_MAP_FIXED_IOVA
         if not self._open:
             self.check_open()
+        flags = (IOMMU_IOAS_MAP_WRITEABLE if writable else 0) | (IOMMU_IOAS_MAP_READABLE if readable else 0)
         try:
             command = self._spare_maps.pop()
         except IndexError:
             command = bytearray(_MAP_SIZE)
         try:
-            _fill_map(command, 0, _MAP_SIZE, flags, self.id, 0, address, length, at)
-            self._ioctl(IOMMU_IOAS_MAP, command)
+            if iova is None:
+                _fill_map(command, 0, _MAP_SIZE, flags, self.id, 0, address, length, 0)
+                self._ioctl(IOMMU_IOAS_MAP, command)
+                (iova,) = _chosen_iova(command)
+            else:
+                flags |= IOMMU_IOAS_MAP_FIXED_IOVA
+                _fill_map(command, 0, _MAP_SIZE, flags, self.id, 0, address, length, iova)
+                self._ioctl(IOMMU_IOAS_MAP, command)
         except struct.error:
-            raise _wrong(address=address, length=length, iova=at) from None
+            raise _wrong(address=address, length=length, iova=iova) from None
         except OSError as error:
             raise self.iommufd.refusal(error, IOMMU_IOAS_MAP, command) from None
-        if iova is None:
-            (at,) = _chosen_iova(command)
         self._spare_maps.append(command)
-        return at
+        return iova
+
+    def unmap(self, iova: int, length: int) -> int:
+        """Remove every mapping inside a range; the bytes removed. Raises NotFound when there is none, or one is cut."""
+        if not self._open:
+            self.check_open()
+        try:
+            command = self._spare_unmaps.pop()
+        except IndexError:
+            command = bytearray(_UNMAP_SIZE)
+        try:
+            _fill_unmap(command, 0, _UNMAP_SIZE, self.id, iova, length)
+            self._ioctl(IOMMU_IOAS_UNMAP, command)
+        except struct.error:
+            raise _wrong(iova=iova, length=length) from None
+        except OSError as error:
+            raise self.iommufd.refusal(error, IOMMU_IOAS_UNMAP, command) from None
+        removed: int
+        (removed,) = _unmapped(command)
+        self._spare_unmaps.append(command)
+        if self._mappings:
+            self._forget_unmapped(iova, length, removed)
+        return removed
 
     def map_file(
         self,
@@ -212,24 +233,6 @@ class Ioas(Space):
         if not self._open:
             raise UsageError(f"IOAS {self.id} is closed")
 
-    def _unmap(self, iova: int, length: int) -> int:
-        if not self._open:
-            self.check_open()
-        try:
-            command = self._spare_unmaps.pop()
-        except IndexError:
-            command = bytearray(_UNMAP_SIZE)
-        try:
-            _fill_unmap(command, 0, _UNMAP_SIZE, self.id, iova, length)
-            self._ioctl(IOMMU_IOAS_UNMAP, command)
-        except struct.error:
-            raise _wrong(iova=iova, length=length) from None
-        except OSError as error:
-            raise self.iommufd.refusal(error, IOMMU_IOAS_UNMAP, command) from None
-        removed: int = _unmapped(command)[0]
-        self._spare_unmaps.append(command)
-        return removed
-
     def physical_pages(self, at: int, length: int) -> Sequence[int]:
         """The physical address of each page of what is mapped at `at`: a range when they follow each other."""
         pieces: list[range] = []
@@ -256,8 +259,9 @@ class Ioas(Space):
             return found, command.out_iova_alignment
 
 
-def _wrong(**fields: int) -> Exception:
+def _wrong(**fields: int | None) -> Exception:
     """The exception for a number that does not fit its field. Raises it, or TypeError for what is no integer."""
     for name, value in fields.items():
-        whole(name, value)
+        if value is not None:
+            whole(name, value)
     return UsageError(f"{fields} do not fit")

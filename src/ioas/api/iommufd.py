@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ioas.api.checks import U32_LAST, whole
+from ioas.api.fault_queue import FaultQueue
 from ioas.api.files import OpenFile, Session
 from ioas.api.hwpt import Hwpt
 from ioas.api.ioas import Ioas
 from ioas.errors import UsageError
 from ioas.uapi.iommufd import (
     IOMMU_DESTROY,
+    IOMMU_FAULT_QUEUE_ALLOC,
     IOMMU_HWPT_ALLOC,
     IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
     IOMMU_HWPT_ALLOC_NEST_PARENT,
     IOMMU_HWPT_ALLOC_PASID,
+    IOMMU_HWPT_FAULT_ID_VALID,
     IOMMU_IOAS_ALLOC,
     IOMMU_IOAS_CHANGE_PROCESS,
     IOMMU_OPTION,
@@ -27,6 +30,7 @@ from ioas.uapi.iommufd import (
     IOMMU_VFIO_IOAS_GET,
     IOMMU_VFIO_IOAS_SET,
     iommu_destroy,
+    iommu_fault_alloc,
     iommu_hwpt_alloc,
     iommu_ioas_alloc,
     iommu_ioas_change_process,
@@ -34,8 +38,19 @@ from ioas.uapi.iommufd import (
     iommu_vfio_ioas,
 )
 
-if TYPE_CHECKING:
-    from ioas.api.device import Device
+
+class BoundDevice(Protocol):
+    """A device that an iommufd knows: a `Device`, or one of the kernel's mock devices."""
+
+    @property
+    def id(self) -> int:
+        """Its object id. Raises UsageError before it is bound."""
+        ...
+
+    @property
+    def iommufd(self) -> Iommufd | None:
+        """The iommufd that it is bound to."""
+        ...
 
 
 class Iommufd(OpenFile):
@@ -52,14 +67,27 @@ class Iommufd(OpenFile):
         self.ioctl(IOMMU_IOAS_ALLOC, command)
         return Ioas(self, command.out_ioas_id)
 
+    def fault_queue(self) -> FaultQueue:
+        """A queue for page requests of devices, to be given to `hwpt`."""
+        command = iommu_fault_alloc(ctypes.sizeof(iommu_fault_alloc))
+        self.ioctl(IOMMU_FAULT_QUEUE_ALLOC, command)
+        return FaultQueue(self, command.out_fault_id, command.out_fault_fd)
+
     def hwpt(
-        self, device: Device, space: Ioas, *, dirty: bool = False, nest_parent: bool = False, pasid: bool = False
+        self,
+        device: BoundDevice,
+        space: Ioas,
+        *,
+        dirty: bool = False,
+        nest_parent: bool = False,
+        pasid: bool = False,
+        faults: FaultQueue | None = None,
     ) -> Hwpt:
         """A page table for `device`, kept in step with the mappings of `space`.
 
         `dirty`: it tracks written pages; `nest_parent`: nested tables can stand on it; `pasid`: it can be attached
-        to PASIDs. Raises NotSupported when the device's IOMMU cannot; UsageError when `device` or `space` belong to
-        another iommufd.
+        to PASIDs; `faults`: where page requests go. Raises NotSupported when the device's IOMMU cannot; UsageError
+        when `device`, `space` or `faults` belong to another iommufd.
         """
         self.check_own(device.iommufd, device)
         self.check_own(space.iommufd, space)
@@ -70,6 +98,10 @@ class Iommufd(OpenFile):
             | (IOMMU_HWPT_ALLOC_PASID if pasid else 0)
         )
         command = iommu_hwpt_alloc(size=ctypes.sizeof(iommu_hwpt_alloc), flags=flags, dev_id=device.id, pt_id=space.id)
+        if faults is not None:
+            self.check_own(faults.iommufd, faults)
+            faults.check_open()
+            command.flags, command.fault_id = flags | IOMMU_HWPT_FAULT_ID_VALID, faults.id
         self.ioctl(IOMMU_HWPT_ALLOC, command)
         return Hwpt(self, command.out_hwpt_id)
 

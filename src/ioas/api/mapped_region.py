@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from ioas.api.region import Region
+from ioas.errors import UsageError
 from ioas.uapi.vfio import VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE
 
 if TYPE_CHECKING:
@@ -92,6 +93,12 @@ class MappedRegion(Region):
         """Eight bytes, in one access where the device can; `value` is 0 to 2**64 - 1."""
         self._store(offset, value, 8)
 
+    def view(self, width: Literal[1, 2, 4, 8]) -> memoryview:
+        """See `Region.view`."""
+        if width not in _WIDTHS or not self._map() or width not in self._stores:
+            raise UsageError(f"{self.name} cannot be had as numbers of {width} bytes")
+        return self._stores[width]
+
     def unmap(self) -> None:
         """Give the mapping up; the next access looks whether the device answers, and maps again."""
         memory, self._memory = self._memory, None
@@ -130,9 +137,9 @@ class MappedRegion(Region):
         if self.flags & both != both:
             return False
         caller = self.device.session.caller
-        fd = self.device.file.mmap(caller, self.size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, self._base)
+        fd = self.device.file.mmap(caller, self.size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, self.base)
         try:
-            memory = mmap.mmap(fd, self.size, offset=self._base)
+            memory = mmap.mmap(fd, self.size, offset=self.base)
         except OSError:  # parts of it only can be mapped (VFIO_REGION_INFO_CAP_SPARSE_MMAP)
             return False
         whole = memoryview(memory)

@@ -99,6 +99,11 @@ class Memory:
             raise UsageError("the memory is closed")
         return self._view
 
+    @property
+    def buffer(self) -> mmap.mmap:
+        """All `size` bytes, as what the buffer protocol knows. For hosts."""
+        return self._memory
+
     def fileno(self) -> int:
         """The descriptor of a "memfd". Raises UsageError for other kinds, and when closed."""
         if self._fd < 0:

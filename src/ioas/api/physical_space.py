@@ -38,7 +38,7 @@ class PhysicalSpace(Space):
         return f"<PhysicalSpace{'' if self._open else ' (closed)'}>"
 
     def map_address(
-        self, address: int, length: int, iova: int | None = None, *, writable: bool = True, readable: bool = True
+        self, address: int, length: int, iova: int | None = None, writable: bool = True, readable: bool = True
     ) -> int:
         """Lock memory by its address in this process; that address, for `unmap`: where it is in physical memory
         only its `Mapping` tells. `writable` and `readable` change nothing: nothing stops the device.
@@ -88,12 +88,15 @@ class PhysicalSpace(Space):
         """The physical address of each page of what is mapped at `at`: a range when they follow each other."""
         return self._locked[at][1]
 
-    def _unmap(self, iova: int, length: int) -> int:
+    def unmap(self, iova: int, length: int) -> int:
+        """Unlock what lies in a range of this process's addresses; the bytes. Raises NotFound when there is nothing."""
         self.check_open()
         inside = [at for at, (size, _) in self._locked.items() if iova <= at and at + size <= iova + length]
         if not inside:
             raise nothing_there(iova, length)
-        return sum(map(self._unlock, inside))
+        removed = sum(map(self._unlock, inside))
+        self._forget_unmapped(iova, length, removed)
+        return removed
 
     def _unlock(self, address: int) -> int:
         length, _ = self._locked.pop(address)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from errno import EIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ioas.api.checks import whole
 from ioas.errors import UsageError, refuse
@@ -24,17 +24,20 @@ class Region:
     with memory accesses turned off in its command register).
     """
 
-    __slots__ = ("_base", "_read", "_write", "device", "flags", "index", "size")
+    __slots__ = ("_read", "_write", "base", "device", "flags", "index", "size")
 
     def __init__(self, device: Device, index: int, size: int, base: int, flags: int) -> None:
-        """`base`: where the region begins in the device's file; `flags`: VFIO_REGION_INFO_FLAG_*."""
+        """`flags`: VFIO_REGION_INFO_FLAG_*."""
         self.device = device
         self.index = index
         self.size = size
         self.flags = flags
-        self._base = base
+        self.base = base
         self._read = device.read
         self._write = device.write
+
+    base: int
+    """Where the region begins in the device's file."""
 
     def __repr__(self) -> str:
         return f"<{self.name} of {self.device.bdf}, {self.size:#x} bytes>"
@@ -47,7 +50,7 @@ class Region:
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""
         self._check(offset, length)
-        data = self._read(length, self._base + offset)
+        data = self._read(length, self.base + offset)
         if len(data) != length:
             raise refuse(EIO, f"{len(data)} of {length} bytes could be read", "region", f"{self.name}+{offset:#x}")
         return data
@@ -56,7 +59,7 @@ class Region:
         """All of `data`: bytes, or any buffer."""
         data = bytes(memoryview(data))
         self._check(offset, len(data))
-        done = self._write(data, self._base + offset)
+        done = self._write(data, self.base + offset)
         if done != len(data):
             raise refuse(EIO, f"{done} of {len(data)} bytes could be written", "region", f"{self.name}+{offset:#x}")
 
@@ -96,6 +99,14 @@ class Region:
     def encode(value: int, width: int) -> bytes:
         """A number as `width` bytes. Raises UsageError when it does not fit, TypeError for what is no integer."""
         return whole("value", value, (1 << 8 * width) - 1).to_bytes(width, "little")
+
+    def view(self, width: Literal[1, 2, 4, 8]) -> memoryview:
+        """The region as numbers of `width` bytes, for loops that poll: an item is one load, or one store.
+
+        It ends (ValueError) when configuration space is written, after a reset, and when the device is closed: ask
+        again. Raises UsageError where the region is not in the program's memory (no MMAP flag, or it does not answer).
+        """
+        raise UsageError(f"{self.name} cannot be mapped")
 
     def unmap(self) -> None:
         """Nothing: only a `MappedRegion` stands in the program's memory."""

@@ -40,6 +40,8 @@ class Space(ABC):
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._host_pins = session.physical is not None
+        """Whether the host pins pages by itself, as the running kernel does: memory only has to stay where it is."""
         self._mappings: dict[int, Mapping] = {}
         self._open = True
 
@@ -50,7 +52,7 @@ class Space(ABC):
 
     @abstractmethod
     def map_address(
-        self, address: int, length: int, iova: int | None = None, *, writable: bool = True, readable: bool = True
+        self, address: int, length: int, iova: int | None = None, writable: bool = True, readable: bool = True
     ) -> int:
         """Map memory by its address in this process; the IOVA (as `unmap` takes it).
 
@@ -66,10 +68,6 @@ class Space(ABC):
     @abstractmethod
     def alignment(self) -> int:
         """What IOVA and length of every mapping have to be multiples of, in bytes."""
-
-    @abstractmethod
-    def _unmap(self, iova: int, length: int) -> int:
-        """Remove what lies in a range; the bytes removed. Raises NotFound when there is nothing."""
 
     def physical_pages(self, at: int, length: int) -> Sequence[int]:
         """The physical address of each page of what is mapped at `at`: a range when they follow each other."""
@@ -116,27 +114,23 @@ class Space(ABC):
         writable; AlreadyExists: the IOVA is taken; NoSpace; OutOfMemory: RLIMIT_MEMLOCK; BadAddress: the device
         would write to read-only memory.
         """
-        if iova is not None:
+        if iova is not None and iova.__class__ is not int:
             iova = whole("iova", iova)
-        keeper = self._keep(buffer)
+        keeper: Keeper
+        if self._host_pins and isinstance(buffer, Memory):
+            keeper, may_write = buffer, writable is not False  # nothing to register, and nothing to check
+        else:
+            keeper, may_write = self._keep(buffer, writable)
         try:
-            writable = _writable(keeper, writable)
-            at = self.map_address(keeper.address, keeper.size, iova, writable=writable, readable=readable)
+            at = self.map_address(keeper.address, keeper.size, iova, may_write, readable)
         except BaseException:
             keeper.release()
             raise
-        return self._mapped(at, keeper.size, flags_of(iova, writable, readable), keeper)
+        return self._mapped(at, keeper.size, flags_of(iova, may_write, readable), keeper)
 
+    @abstractmethod
     def unmap(self, iova: int, length: int) -> int:
         """Remove every mapping inside a range; the bytes removed. Raises NotFound when there is none, or one is cut."""
-        removed = self._unmap(iova, length)
-        mapping = self._mappings.get(iova)
-        if mapping is not None and mapping.length == removed:
-            del self._mappings[iova]
-            mapping.forget()
-        elif self._mappings:
-            self._forget_inside(iova, length)
-        return removed
 
     def unmap_all(self) -> int:
         """Remove every mapping; the bytes removed."""
@@ -160,16 +154,20 @@ class Space(ABC):
                 return Memory(length, "hugetlb")
         return Memory(length)
 
-    def _keep(self, buffer: Buffer | Memory) -> Keeper:
-        if isinstance(buffer, Memory):
-            # The running kernel pins the pages: it is enough that nobody else is given the address.
-            return buffer if self.session.physical is not None else Registered(self.session.caller, buffer.view.obj)
-        return Registered(self.session.caller, buffer)
+    def _keep(self, buffer: Buffer | Memory, writable: bool | None) -> tuple[Keeper, bool]:
+        """What keeps a buffer in place, and whether the device may write to it. Raises as `map`."""
+        keeper = Registered(self.session.caller, buffer.buffer if isinstance(buffer, Memory) else buffer)
+        try:
+            return keeper, _writable(keeper, writable)
+        except BaseException:
+            keeper.release()
+            raise
 
     def _mapped(self, at: int, length: int, flags: int, keeper: Keeper | None) -> Mapping:
-        if stale := self._mappings.get(at):  # somebody has unmapped it by a call of his own
-            stale.forget()
-        mapping = self._mappings[at] = Mapping(self, at, length, flags, keeper)
+        mappings = self._mappings
+        if at in mappings:  # somebody has unmapped it by a call of his own
+            mappings[at].forget()
+        mapping = mappings[at] = Mapping(self, at, length, flags, keeper)
         if self.physical:
             try:
                 mapping.physical_pages = self.physical_pages(at, length)
@@ -178,7 +176,13 @@ class Space(ABC):
                 raise
         return mapping
 
-    def _forget_inside(self, iova: int, length: int) -> None:
+    def _forget_unmapped(self, iova: int, length: int, removed: int) -> None:
+        """Let go of the buffers of the `removed` bytes of mappings in a range."""
+        mapping = self._mappings.get(iova)
+        if mapping is not None and mapping.length == removed:
+            del self._mappings[iova]
+            mapping.forget()
+            return
         for start in [start for start in self._mappings if iova <= start <= iova + length - 1]:
             self._mappings.pop(start).forget()
 
