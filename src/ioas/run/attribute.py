@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SIZE, Caller
+from ioas.run.outcome import Pending
 from ioas.soft.pci.nodes import Text
+from ioas.soft.pci.sysfs_driver import InUse
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -45,13 +47,20 @@ class AttributeFile:
         return self._position
 
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
-        """One write is one command, as in the kernel. Raises KernelError with the errno of the machine's answer."""
+        """One write is one command, as in the kernel.
+
+        Raises KernelError with the errno of the machine's answer, Pending when its effect has to be waited for.
+        """
         if self._node.write is None:
             raise refuse(EINVAL, "nothing can be written there")
+        if offset is None:
+            self._position += len(data)
         try:
             self._node.write(data)
         except KernelError:
             raise
+        except InUse as waiting:
+            raise Pending(waiting.ended, len(data)) from None
         except OSError as error:
             raise refuse(error.errno or EINVAL, error.strerror or "the machine does not take this value") from error
         return len(data)

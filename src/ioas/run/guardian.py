@@ -29,7 +29,8 @@ class Guardian:
 
         Call it while this process has one thread that matters: the child uses nothing that another could hold.
         """
-        self._served = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("I")
+        self.served = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("I")
+        """The first number says whose call is being served, 0: nobody's. Written for each call: no method's time."""
         namespace = _namespace(program) if stage else None
         reading, self._writing = os.pipe2(os.O_CLOEXEC)
         self._pid = os.fork()
@@ -37,10 +38,6 @@ class Guardian:
             os.close(self._writing)
             self._stand_by(reading, listener, namespace, stage)
         os.close(reading)
-
-    def serving(self, thread: int) -> None:
-        """Say whose call is being served, 0: nobody's."""
-        self._served[0] = thread
 
     def dismiss(self) -> None:
         """The supervisor ends in order."""
@@ -63,7 +60,7 @@ class Guardian:
     def _end_all(self, listener: Listener, namespace: str | None) -> None:
         with contextlib.suppress(OSError):
             os.write(2, b"ioas: the supervisor has been killed; the program is ended\n")
-        _kill(self._served[0])
+        _kill(self.served[0])
         if namespace:
             for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
                 if _namespace(process) == namespace:

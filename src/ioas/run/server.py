@@ -13,6 +13,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from errno import EBADF, EINTR, EIO, EMFILE
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +25,7 @@ from ioas.run.files import Files, Given
 from ioas.run.listener import Call, Gone, Listener
 from ioas.run.mmio.service import Mmio
 from ioas.run.numbers import FdRange, free_number
-from ioas.run.outcome import Handler, Outcome
+from ioas.run.outcome import Handler, Outcome, Pending
 from ioas.run.pins import Pinner
 from ioas.run.processes import Processes
 from ioas.run.report import Reporter
@@ -116,15 +117,20 @@ class Server:
         self._handlers = handlers
         self._later = later
         self._collecting = False
+        self._waiting: list[tuple[Call, Pending]] = []
         self._call = Call(0, 0, 0, (0, 0, 0, 0, 0, 0))
 
     def serve(self, call: Call) -> None:
         """Answer one call."""
         with self.lock:
             self.files.drain()
+            if self._waiting:
+                self._answer_waiting()
             self._call = call
             try:
                 result = self._carry_out(call)
+                if self.stage.version != self.machine.tree.version:
+                    self.stage.update()
                 if result.__class__ is int:
                     self.listener.answer(call.ident, result)
                 elif result is Outcome.PROCEED:
@@ -132,11 +138,22 @@ class Server:
             except Gone:
                 pass  # killed meanwhile; what it was given is closed by the next drain
 
+    def _answer_waiting(self) -> None:
+        """Answer the calls that waited for what has been closed."""
+        for call, pending in [entry for entry in self._waiting if entry[1].ended()]:
+            self._waiting.remove((call, pending))
+            self.stage.update()
+            with suppress(Gone):  # killed meanwhile; what it asked for has been done
+                self.listener.answer(call.ident, pending.result)
+
     def _carry_out(self, call: Call) -> int | Outcome:
         try:
             return self._handlers[call.number](self, call)
         except KernelError as error:
             return -error.refusal.errno
+        except Pending as pending:
+            self._waiting.append((call, pending))
+            return Outcome.LATER
         except OSError as error:
             self.reporter.bug(error)
             return -(error.errno or EIO)
@@ -279,6 +296,7 @@ class Server:
         """Close what has no references any more."""
         with self.lock:
             self.files.drain()
+            self._answer_waiting()
 
     def process_ended(self, pidfd: int) -> None:
         """A process has ended: forget it, and soon what the machine knew of it in cycles of references."""

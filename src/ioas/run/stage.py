@@ -5,13 +5,12 @@ then needs no supervisor. The tree is written when it is first needed, under /de
 directory that only this user can enter, and removed at the end. A supervisor that is killed cannot do that; each
 stage is therefore locked by its owner (flock), and whoever starts next removes the stages that nobody holds.
 
-Device nodes are character devices 0:0, which any user may make and which open to nothing: reading a directory shows the
-right kind, while opening one goes through the supervisor.
+Device nodes are made by root with their numbers, by others as character devices 0:0, which any user may make: reading a
+directory shows the right kind, while opening one goes through the supervisor.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ioas.errors import EnvironmentRefusal
-from ioas.soft.pci.nodes import CharDevice, Directory, Text, Tree
+from ioas.soft.pci.nodes import CharDevice, Directory, Link, Node, Text, Tree
 
 _PREFIX = "ioas-stage-"
 _NEW = "ioas-new-"
@@ -40,7 +39,10 @@ class Stage:
         self._tree = tree
         self._root: Path | None = None
         self._lock = -1
-        self._written: dict[str, Text] = {}
+        self._written: dict[str, bytes] = {}
+        self._kinds: dict[str, object] = {}
+        self.version = -1
+        """The version of the tree that has been written."""
         self.mounted = False
         """The program sees the stage itself, as its /dev and /sys (`ioas.run.namespace`)."""
         sweep()
@@ -59,12 +61,21 @@ class Stage:
     def text(self, path: str, node: Text) -> str:
         """The real path of a text, with its contents of now."""
         real = self.path(path)
-        if callable(node.contents) or self._written.get(path) is not node:
-            fresh = f"{self._root}/text"
-            _write_text(Path(fresh), node)
-            os.rename(fresh, real)  # who has the old one open keeps reading the old contents
-            self._written[path] = node
+        if self._written.get(path) != node.read():
+            self._put(path, node)
         return real
+
+    def update(self) -> None:
+        """Add what has been added to the tree since the last time, and remove what has been removed."""
+        if self._root is None:
+            return
+        nodes = dict(self._tree.walk())
+        for path in [known for known in reversed(self._kinds) if known not in nodes]:
+            self._remove(path)
+        for path, node in nodes.items():
+            if self._kinds.get(path) != _kind(node):
+                self._put(path, node)
+        self.version = self._tree.version
 
     def machine_path(self, real: str) -> str | None:
         """The machine's path of a real path, for descriptors of ours; None for others."""
@@ -89,23 +100,40 @@ class Stage:
             self._lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             self._root = root = new.rename(new.with_name(new.name.replace(_NEW, _PREFIX)))
-            self._fill(root)
+            self.update()
             return root
         raise NoStage("no directory to write the machine's sysfs to: neither /dev/shm nor XDG_RUNTIME_DIR")
 
-    def _fill(self, root: Path) -> None:
-        self._tree.materialise(root)
-        for path, node in self._tree.walk():
-            real = root / path.lstrip("/")
-            if isinstance(node, Text):
-                self._written[path] = node
-            elif isinstance(node, Directory):
-                real.chmod(0o755)
-            elif isinstance(node, CharDevice):
-                with contextlib.suppress(OSError):  # before Linux 5.8 the empty file stays
-                    device = root / "node"
-                    os.mknod(device, stat.S_IFCHR | 0o600, 0)
-                    os.rename(device, real)
+    def _put(self, path: str, node: Node) -> None:
+        """Write one node; what stood there is replaced in one step, so that who has it open keeps the old contents."""
+        real = f"{self._root}{path}"
+        self._kinds[path] = _kind(node)
+        if isinstance(node, Directory):
+            os.mkdir(real)
+            os.chmod(real, 0o755)  # whatever the umask
+            return
+        fresh = f"{self._root}/fresh"
+        if isinstance(node, Text):
+            self._written[path] = data = node.read()
+            _write_text(fresh, node, data)
+        elif isinstance(node, CharDevice):
+            _make_device(fresh, node)
+        else:
+            os.symlink(node.target, fresh)
+        os.rename(fresh, real)
+
+    def _remove(self, path: str) -> None:
+        real = f"{self._root}{path}"
+        self._written.pop(path, None)
+        if self._kinds.pop(path) is Directory:
+            shutil.rmtree(real, ignore_errors=True)
+        else:
+            os.unlink(real)
+
+
+def _kind(node: Node) -> object:
+    """What has to be written anew when it is another; texts look after their contents themselves."""
+    return node if isinstance(node, (Link, CharDevice)) else type(node)
 
 
 def writable_place() -> str | None:
@@ -149,9 +177,23 @@ def _places() -> Iterator[str]:
     yield tempfile.gettempdir()
 
 
-def _write_text(path: Path, node: Text) -> None:
-    path.unlink(missing_ok=True)
-    path.write_bytes(node.read())
-    if node.size is not None:
-        os.truncate(path, node.size)
-    path.chmod(node.mode)
+def _make_device(path: str, node: CharDevice) -> None:
+    for number in (os.makedev(node.major, node.minor), 0):
+        try:
+            os.mknod(path, stat.S_IFCHR | node.mode, number)
+        except PermissionError:
+            continue
+        os.chmod(path, node.mode)
+        return
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, node.mode))  # before Linux 5.8
+
+
+def _write_text(path: str, node: Text, data: bytes) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        if node.size is not None:
+            os.ftruncate(fd, node.size)
+        os.fchmod(fd, node.mode)
+    finally:
+        os.close(fd)

@@ -206,6 +206,7 @@ class Supervisor:
 
 def _receive(listener: Listener, server: Server, watcher: Watcher, guardian: Guardian) -> None:
     """Serve calls until nobody is left."""
+    served = guardian.served
     while True:
         try:
             call = listener.receive()
@@ -217,9 +218,9 @@ def _receive(listener: Listener, server: Server, watcher: Watcher, guardian: Gua
             if watcher.deserted or listener.deserted():
                 break
             continue
-        guardian.serving(call.thread)
+        served[0] = call.thread
         server.serve(call)
-        guardian.serving(0)
+        served[0] = 0
     watcher.notice()
 
 

@@ -26,6 +26,10 @@ class OpenFiles:
         self._files.add(file)
         return file
 
+    def has_open(self, device: VfioDevice) -> bool:
+        """Whether some file of `device` is open."""
+        return any(isinstance(file, Cdev) and file.device is device for file in self._files)
+
     def forget(self, file: File) -> None:
         """`file` is closed."""
         self._files.discard(file)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ioas.errors import UsageError, refuse
 from ioas.host import Caller, Capability, File
 from ioas.soft.host.assembly import Assembly, assemble
+from ioas.soft.host.binding import Binding
 from ioas.soft.host.capabilities import parse_capabilities
 from ioas.soft.host.description import MachineDescription, check_isolation, describe_device
 from ioas.soft.host.files import OpenFiles
@@ -57,8 +58,6 @@ class SoftHost:
     """The same functions under vfio-pci, by BDF."""
     tree: Tree
     """Sysfs as programs see it, from "/sys" down, and /dev."""
-    nodes: Mapping[str, Node]
-    """Device nodes by absolute path, such as "/dev/iommu" and "/dev/vfio/devices/vfio0"."""
     grants: frozenset[Capability]
     """Capabilities that every caller has on this machine, whatever its process has (--cap)."""
     strict: bool
@@ -97,13 +96,18 @@ class SoftHost:
         self.functions = self._assembly.topology.functions
         self.devices = self._bind_all()
         self._openers: dict[str, tuple[Node, Callable[[int], File]]] = self._make_nodes()
-        self.nodes = {path: node for path, (node, _) in self._openers.items()}
         self.tree = self._make_tree()
+        Binding(self.tree, self.devices, self._files, self._add_node, self._remove_node)
         self._closed = False
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {', '.join(map(str, self.functions.values())) or 'no devices'}>"
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Device nodes by absolute path, such as "/dev/iommu" and "/dev/vfio/devices/vfio0"."""
+        return {path: node for path, (node, _) in self._openers.items()}
 
     def open(self, caller: Caller, path: str, flags: int) -> File:
         """Open a device node (see `Host.open`).
@@ -170,6 +174,15 @@ class SoftHost:
         for device in self.devices.values():
             nodes[f"/dev/vfio/devices/vfio{device.index}"] = (Node(*device.number), partial(self._files.cdev, device))
         return nodes
+
+    def _add_node(self, path: str, device: VfioDevice) -> CharDevice:
+        """A device has been bound to vfio-pci: its cdev can be opened at `path`."""
+        node = Node(*device.number)
+        self._openers[path] = (node, partial(self._files.cdev, device))
+        return CharDevice(*node)
+
+    def _remove_node(self, path: str) -> None:
+        del self._openers[path]
 
     def _open_iommufd(self, number: tuple[int, int], *, vfio: bool) -> File:
         return self._files.context(self.system, number, test=self._test, vfio=vfio)

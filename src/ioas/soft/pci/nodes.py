@@ -61,6 +61,8 @@ class Tree:
 
     def __init__(self) -> None:
         self.root = Directory()
+        self.version = 0
+        """Another number whenever a node has been added or removed."""
 
     def add(self, path: str, node: Node) -> None:
         """Put `node` at `path`, making the directories above it; raises FileExistsError when taken."""
@@ -69,6 +71,7 @@ class Tree:
         if name in directory.entries:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         directory.entries[name] = node
+        self.version += 1
 
     def directory(self, path: str) -> None:
         """Make the directory at `path` and those above it, as far as they are missing."""
@@ -100,6 +103,7 @@ class Tree:
         if name not in directory.entries:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         del directory.entries[name]
+        self.version += 1
 
     def get(self, path: str, *, follow: bool = True) -> Node:
         """The node at `path`; links on the way are followed, the last one only with `follow`.

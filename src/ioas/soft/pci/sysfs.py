@@ -73,7 +73,7 @@ def build_sysfs(
     _add_bus_directories(tree, topology)
     add_iommu(tree, topology)
     for bdf, node in vfio.items():
-        _add_vfio_device(tree, topology.functions[bdf], node)
+        add_vfio_device(tree, topology.functions[bdf], node)
     _add_class_devices(tree, groups, misc or {})
     return tree
 
@@ -132,10 +132,21 @@ def _add_bus_directories(tree: Tree, topology: Topology) -> None:
     tree.add("/sys/devices/pci0000:00/uevent", Text(b"", 0o644))
 
 
-def _add_vfio_device(tree: Tree, function: Function, node: VfioNode) -> None:
+def add_vfio_device(tree: Tree, function: Function, node: VfioNode) -> None:
+    """Show the VFIO device of a function that is bound to vfio-pci."""
     path = f"{path_of(function)}/vfio-dev/{node.name}"
     tree.link(f"{path}/device", path_of(function))
     _add_device(tree, path, "vfio-dev", node.name, f"vfio/devices/{node.name}", (node.major, node.minor))
+
+
+def remove_vfio_device(tree: Tree, function: Function, node: VfioNode) -> None:
+    """Show it no more."""
+    for path in (
+        f"{path_of(function)}/vfio-dev",
+        f"/sys/class/vfio-dev/{node.name}",
+        f"/sys/dev/char/{node.major}:{node.minor}",
+    ):
+        tree.remove(path)
 
 
 def _add_class_devices(tree: Tree, groups: Mapping[int, DeviceNumber], misc: Mapping[str, DeviceNumber]) -> None:

@@ -37,7 +37,16 @@ def path_of(function: Function) -> str:
 
 def uevent(pairs: Mapping[str, str]) -> Text:
     """A uevent file."""
-    return Text("".join(f"{key}={value}\n" for key, value in pairs.items()).encode(), 0o644)
+    return Text(_lines(pairs), 0o644)
+
+
+def _lines(pairs: Mapping[str, str]) -> bytes:
+    return "".join(f"{key}={value}\n" for key, value in pairs.items()).encode()
+
+
+def show_uevent(function: Function, driver: str | None) -> bytes:
+    """The contents of `uevent` of a function that is bound to `driver`, or to none."""
+    return _lines(_uevent_pairs(function, driver))
 
 
 def add_function(tree: Tree, function: Function, driver: str | None) -> None:

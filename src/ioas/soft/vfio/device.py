@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from errno import EINVAL, ENOSPC
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ class VfioDevice:
         self.lock = threading.RLock()
         self.siblings: list[VfioDevice] = [self]
         """The devices that one bus reset resets: all on the same bus, this one among them."""
+        self.on_messages: Callable[[str | None, int], None] = lambda kind, count: None
+        """Told when "msi" or "msix" has been enabled with so many vectors, or disabled (None, 0)."""
         self.power = Power(self)
         self.irqs = Irqs(self)
         self.ioeventfds: dict[IoEvent, Watch] = {}

@@ -38,6 +38,7 @@ class Messages:
         self.kind, self._allocated = kind, vectors
         if kind == "msi":
             self.msi_log2 = (vectors - 1).bit_length()
+        self._device.on_messages(kind, vectors)
 
     def disable(self) -> None:
         """Turn the kind that is enabled off, dropping the eventfds."""
@@ -47,6 +48,7 @@ class Messages:
             self._drop(vector)
         self._interrupts.disable(self.kind)
         self.kind, self._allocated = None, 0
+        self._device.on_messages(None, 0)
 
     def restore(self) -> None:
         """Put the messages back as they were set up here, whatever a program wrote by hand (pci_restore_msi_state)."""

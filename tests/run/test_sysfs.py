@@ -1,0 +1,169 @@
+"""Programs that write to sysfs, and sysfs that follows what programs do: drivers, overrides, interrupts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.run.conftest import Runner
+
+BDF = "0000:01:00.0"
+DRIVER = "/sys/bus/pci/drivers/vfio-pci"
+START = f"""
+from edu import *
+import errno, threading, select
+device, driver = "/sys/bus/pci/devices/{BDF}", "{DRIVER}"
+
+def echo(path, text):
+    try:
+        with open(path, "w") as file:
+            file.write(text + "\\n")
+    except OSError as error:
+        return error.errno
+    return 0
+"""
+options = pytest.mark.parametrize("options", [[], ["--no-namespace"]], ids=["namespace", "paths"])
+
+
+def passes(run: Runner, source: str, options: list[str]) -> None:
+    done = run.python(START + source, options=options)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+@options
+def test_a_device_is_taken_from_the_driver_and_given_back(run_as_anyone: Runner, options: list[str]) -> None:
+    passes(
+        run_as_anyone,
+        """
+assert echo(f"{driver}/bind", "0000:01:00.0") == errno.EBUSY
+assert echo(f"{device}/driver/unbind", "0000:01:00.0") == 0
+assert not os.path.lexists(f"{device}/driver") and not os.path.exists(f"{device}/vfio-dev")
+assert os.listdir("/dev/vfio/devices") == [] == os.listdir("/sys/class/vfio-dev")
+assert "0000:01:00.0" not in os.listdir(driver)
+assert "DRIVER" not in open(f"{device}/uevent").read()
+try:
+    os.open("/dev/vfio/devices/vfio0", os.O_RDWR)
+except FileNotFoundError:
+    pass
+else:
+    raise AssertionError
+assert echo(f"{device}/driver_override", "nosuch") == 0 and open(f"{device}/driver_override").read() == "nosuch\\n"
+assert echo(f"{driver}/bind", "0000:01:00.0") == errno.ENODEV
+assert echo(f"{device}/driver_override", "vfio-pci") == 0
+assert echo("/sys/bus/pci/drivers_probe", "0000:01:00.0") == 0
+assert os.listdir("/dev/vfio/devices") == ["vfio0"] == os.listdir("/sys/class/vfio-dev")
+assert os.path.realpath(f"{device}/driver") == driver
+Machine().register(4)
+""",
+        options,
+    )
+
+
+@options
+def test_the_shell_commands_of_every_guide_work(run: Runner, options: list[str]) -> None:
+    script = f"""
+set -e
+cd /sys/bus/pci/devices/ 2>/dev/null || true  # without a namespace there may be no such directory to be in
+echo {BDF} > {DRIVER}/unbind
+echo vfio-pci > /sys/bus/pci/devices/{BDF}/driver_override
+echo {BDF} > /sys/bus/pci/drivers_probe
+readlink /sys/bus/pci/devices/{BDF}/driver
+"""
+    done = run("sh", "-c", script, options=options)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout == "../../../../bus/pci/drivers/vfio-pci\n"
+
+
+@options
+def test_unbinding_waits_until_the_device_is_closed_and_asks_for_it(run: Runner, options: list[str]) -> None:
+    passes(
+        run,
+        """
+machine, asked = Machine(), os.eventfd(0)
+call(machine.device, 0x3B6E, "=5Ii", 4 | 32, 4, 0, 1, asked)  # the index by which the host asks to let go
+results = []
+thread = threading.Thread(target=lambda: results.append(echo(f"{driver}/unbind", "0000:01:00.0")))
+thread.start()
+assert select.select([asked], [], [], 20)[0]
+assert os.listdir("/dev/vfio/devices") == [] and os.path.exists(f"{device}/driver") and not results
+machine.register(4, 1)  # calls on the open file work on
+machine.close()
+thread.join(20)
+assert results == [0] and not os.path.exists(f"{device}/driver")
+assert echo(f"{driver}/bind", "0000:01:00.0") == 0
+Machine()
+""",
+        options,
+    )
+
+
+def test_one_who_waits_for_a_device_can_be_killed(run: Runner) -> None:
+    passes(
+        run,
+        """
+import signal
+machine, asked = Machine(), os.eventfd(0)
+call(machine.device, 0x3B6E, "=5Ii", 4 | 32, 4, 0, 1, asked)
+iommufd, device_fd = machine.iommufd, machine.device
+child = os.fork()
+if child == 0:
+    os.close(iommufd); os.close(device_fd)
+    echo(f"{driver}/unbind", "0000:01:00.0")
+    os._exit(1)
+assert select.select([asked], [], [], 20)[0]
+os.kill(child, signal.SIGKILL)
+assert os.waitpid(child, 0)[1] == signal.SIGKILL
+machine.close()
+deadline = time.monotonic() + 20
+while os.path.exists(f"{device}/driver"):  # it is unbound all the same
+    assert time.monotonic() < deadline
+assert echo(f"{driver}/bind", "0000:01:00.0") == 0
+Machine()
+""",
+        [],
+    )
+
+
+@options
+def test_interrupts_show_their_numbers_while_they_are_enabled(run: Runner, options: list[str]) -> None:
+    passes(
+        run,
+        """
+machine, eventfd = Machine(), os.eventfd(0)
+pin = open(f"{device}/irq").read()
+assert not os.path.exists(f"{device}/msi_irqs")
+call(machine.device, 0x3B6E, "=5Ii", 4 | 32, 1, 0, 1, eventfd)
+(number,) = os.listdir(f"{device}/msi_irqs")
+assert open(f"{device}/irq").read() == number + "\\n" != pin
+assert open(f"{device}/msi_irqs/{number}").read() == "msi\\n"
+machine.close()
+assert open(f"{device}/irq").read() == pin
+assert not os.path.exists(f"{device}/msi_irqs")
+""",
+        options,
+    )
+
+
+@options
+def test_what_sysfs_refuses_is_refused(run: Runner, options: list[str]) -> None:
+    """An edu has no SR-IOV: the kernel shows no sriov_numvfs, and sysfs makes no files."""
+    passes(
+        run,
+        """
+assert echo(f"{device}/sriov_numvfs", "1") == errno.EACCES
+assert echo(f"{device}/nothing", "1") == errno.EACCES == echo(f"{device}/vendor", "1")
+for path in (f"{device}/sriov_numvfs", f"{device}/nothing/x"):
+    try:
+        os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        pass
+    else:
+        raise AssertionError(path)
+assert echo(f"{device}/nothing/x", "1") == errno.ENOENT
+assert echo(f"{driver}/new_id", "zz") == errno.EINVAL
+fd = os.open(f"{device}/driver_override", os.O_RDWR)
+assert os.read(fd, 5) == b"vfio-" and os.read(fd, 50) == b"pci\\n" and os.pread(fd, 3, 1) == b"fio"
+assert os.write(fd, b"zz\\n") == 3 and os.pread(fd, 100, 0) == b"zz\\n"
+assert (os.lseek(fd, 0, 1), os.lseek(fd, 0, 2), os.lseek(fd, 1, 0)) == (12, 4096, 1)
+""",
+        options,
+    )
