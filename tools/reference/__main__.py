@@ -55,7 +55,7 @@ def run(
     for output in outputs:
         output.mkdir(parents=True, exist_ok=True)
     kernel = kernels.get(VARIANTS[variant].kernel, say)
-    guest = Guest(VARIANTS[variant], kernel, toolbox.qemu(say), outputs, memory, processors, environment=_environment())
+    guest = Guest(variant, kernel, toolbox.qemu(say), outputs, memory, processors, environment=_environment())
     session = Session(guest, command, Path.cwd(), sys.stdout.buffer, sys.stderr.buffer)
     status = session.run(Limits(command=timeout))
     if console:

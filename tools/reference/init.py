@@ -27,6 +27,7 @@ PORTS = Path("/sys/class/virtio-ports")
 PORT_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 CHUNK = 1 << 16
+MSIZE = 1 << 18
 MS_RDONLY, MNT_DETACH, SYS_PIVOT_ROOT = 1, 2, 155
 RB_POWER_OFF = 0x4321FEDC
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -203,7 +204,7 @@ def main() -> None:
     control.tell("up")
     job = control.job()
     for tag, path in job["shares"].items():
-        mount(tag, path, "9p", "trans=virtio,version=9p2000.L,msize=262144")
+        mount(tag, path, "9p", f"trans=virtio,version=9p2000.L,msize={MSIZE}")
     give_to_vfio(job["devices"])
     control.tell("ready")
     threading.Thread(target=control.beat, daemon=True).start()

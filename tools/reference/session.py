@@ -7,6 +7,7 @@ case the user gets a sentence and the end of what the guest's console showed.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import selectors
@@ -21,12 +22,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ioas.errors import EnvironmentRefusal, IoasError
-from ioas.run import kernel
 from tools.reference.guest import DISK_BYTES, PORTS, Guest
 
 CHUNK = 1 << 16
 CONSOLE_BYTES = 1 << 16
 CONSOLE_LINES = 25
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
 
 
 class GuestError(IoasError):
@@ -187,4 +189,4 @@ def _output_of(process: subprocess.Popen[bytes]) -> BinaryIO:
 
 def _die_with_parent() -> None:
     """In QEMU's process before it starts: no guest outlives the tool, even one that is killed."""
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
