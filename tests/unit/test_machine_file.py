@@ -41,6 +41,10 @@ def test_a_machine_file_describes_unit_policy_and_devices() -> None:
     )
 
 
+def test_a_unit_may_be_in_scalable_mode() -> None:
+    assert parse_machine("[iommu]\nscalable = true").unit == UnitDescription(scalable=True)
+
+
 def test_an_empty_machine_file_is_a_machine_without_devices() -> None:
     machine = parse_machine("")
     assert (machine.devices, machine.isolation, machine.unit) == ((), "strict", UnitDescription("vt-d", 48))
@@ -59,6 +63,8 @@ def test_an_empty_machine_file_is_a_machine_without_devices() -> None:
         ("[iommu]\naddress_width = 57", 2, "address_width"),
         ('[iommu]\naddress_width = "48"', 2, "address_width"),
         ("[iommu]\nforce_aperture = 1", 2, "force_aperture"),
+        ("[iommu]\nscalable = 1", 2, "scalable"),
+        ('[iommu]\nkind = "amd"\nscalable = true', 3, "scalable"),
         ("device = []\niommu = 4", 2, "iommu"),
         ("device = 4", 1, "device"),
         ("device = [4]", 1, "device"),

@@ -36,7 +36,7 @@ def _make_unit(system: System, description: UnitDescription) -> Unit:
     geometry = Geometry(0, (1 << description.address_width) - 1, description.force_aperture)
     if description.kind == "amd":  # its tables have 4 levels always; what is narrower is the aperture
         return amd_unit(system, geometry=geometry)
-    return vtd_unit(system, geometry=geometry, address_width=description.address_width)
+    return vtd_unit(system, geometry=geometry, address_width=description.address_width, scalable=description.scalable)
 
 
 def _plug(topology: Topology, device: DeviceDescription) -> None:

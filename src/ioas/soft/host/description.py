@@ -40,6 +40,8 @@ class UnitDescription:
     kind: UnitKind = "vt-d"
     address_width: int = 48
     """Bits of the IOVAs that it translates."""
+    scalable: bool = False
+    """VT-d: scalable mode, in which programs nest first-stage tables of their own."""
     force_aperture: bool = True
     """False: what lies beyond the aperture passes untranslated, as on hardware that can be bypassed."""
 

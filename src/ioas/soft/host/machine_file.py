@@ -8,6 +8,7 @@ The whole schema, with every key::
     [iommu]
     kind = "vt-d"                 # default; "amd"
     address_width = 48            # bits of IOVA: 48 (default) or 39
+    scalable = false              # default; true (vt-d only): programs may nest first-stage tables of their own
     force_aperture = true         # default; false: DMA beyond the aperture passes untranslated
 
     [[device]]                    # one table for each device, in slot order
@@ -45,7 +46,7 @@ _Path = tuple[str | int, ...]
 
 _TOP = ("machine", "iommu", "device")
 _MACHINE = ("isolation",)
-_IOMMU = ("kind", "address_width", "force_aperture")
+_IOMMU = ("kind", "address_width", "scalable", "force_aperture")
 _DEVICE = ("model", "addr", "options")
 
 
@@ -113,10 +114,16 @@ class _Reader:
         if type(width) is not int or width not in ADDRESS_WIDTHS:
             known = ", ".join(map(str, ADDRESS_WIDTHS))
             self.refuse(("iommu", "address_width"), f"is one of {known} (bits), not {width!r}")
-        force = iommu.get("force_aperture", True)
-        if not isinstance(force, bool):
-            self.refuse(("iommu", "force_aperture"), f"is true or false, not {force!r}")
-        return UnitDescription("amd" if kind == "amd" else "vt-d", width, force)
+        force = self.switch(("iommu", "force_aperture"), iommu.get("force_aperture", True))
+        scalable = self.switch(("iommu", "scalable"), iommu.get("scalable", False))
+        if kind == "amd" and scalable:
+            self.refuse(("iommu", "scalable"), "is for kind 'vt-d' only")
+        return UnitDescription("amd" if kind == "amd" else "vt-d", width, scalable, force)
+
+    def switch(self, path: _Path, value: object) -> bool:
+        if not isinstance(value, bool):
+            self.refuse(path, f"is true or false, not {value!r}")
+        return value
 
     def device(self, index: int, entry: object) -> DeviceDescription:
         path = ("device", index)

@@ -2,6 +2,7 @@
 
 from ioas.soft.iommu.dma import DmaPort
 from ioas.soft.iommu.domain import Domain
+from ioas.soft.iommu.first_stage import FirstStage
 from ioas.soft.iommu.nested import NestedDomain
 from ioas.soft.iommu.requester import Requester
 from ioas.soft.iommu.system import Group, System
@@ -15,6 +16,7 @@ __all__ = [
     "Domain",
     "FaultReason",
     "FaultRecord",
+    "FirstStage",
     "Geometry",
     "Group",
     "NestedDomain",

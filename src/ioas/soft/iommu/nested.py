@@ -23,7 +23,7 @@ PAGE_LG2 = 12
 class NestedTlb:
     """Cached translations of both stages, of pages of 4 KiB (offers what `Iotlb` offers to a transfer)."""
 
-    __slots__ = ("_domain", "entries", "lock", "page_lg2")
+    __slots__ = ("_domain", "entries", "lock", "page_lg2", "written")
 
     def __init__(self, domain: NestedDomain) -> None:
         self._domain = domain
@@ -31,6 +31,8 @@ class NestedTlb:
         self.lock = threading.Lock()
         self.entries: dict[int, int] = {}
         """By IOVA >> 12: the physical address of the page, with the permissions in its low bits."""
+        self.written: set[int] = set()
+        """The pages whose first-stage entries are known to be dirty."""
 
     def miss(self, iova: int) -> int:
         """Walk both stages, and remember; the entry, or 0 when nothing is mapped."""
@@ -43,17 +45,25 @@ class NestedTlb:
         return entry
 
     def mark(self, iova: int, length: int) -> None:
-        """Nothing: the units here do not track what is written through two stages."""
+        """A transfer writes: say so in the first stage, as far as it is not known there."""
+        for page in range(iova >> PAGE_LG2, (iova + length - 1 >> PAGE_LG2) + 1):
+            if page not in self.written:
+                self._domain.mark(page << PAGE_LG2)
+                with self.lock:
+                    self.written.add(page)
 
     def flush(self, start: int, last: int) -> None:
         """Forget `start` to `last`."""
         first, final = start >> PAGE_LG2, last >> PAGE_LG2
         with self.lock:
             if final - first >= len(self.entries):
-                self.entries = {key: entry for key, entry in self.entries.items() if not first <= key <= final}
+                for key in [key for key in self.entries if first <= key <= final]:
+                    del self.entries[key]
+                self.written = {key for key in self.written if not first <= key <= final}
                 return
             for key in range(first, final + 1):
                 self.entries.pop(key, None)
+                self.written.discard(key)
 
 
 class NestedDomain:
@@ -76,6 +86,9 @@ class NestedDomain:
     def walk(self, iova: int) -> int:
         """The physical address of the page under `iova`, with the permissions in its low bits; 0 when there is none."""
         return 0
+
+    def mark(self, iova: int) -> None:
+        """A page is written (only where `tracking` is set)."""
 
     def admit(self, requester: Requester) -> None:
         """Refuse (KernelError) a requester that this very domain cannot serve."""

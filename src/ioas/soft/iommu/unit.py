@@ -34,6 +34,8 @@ class Unit(ABC):
     """IOMMU_CAP_DIRTY_TRACKING: `domain(dirty=True)` is possible."""
     nested: bool = False
     """`domain(nest_parent=True)` is possible."""
+    first_stage_width: int = 0
+    """Bits of IOVA that a first stage of the user's translates at most; 0: there is none."""
     max_pasid_log2: int = 0
     """Width of PASIDs; 0: none."""
 

@@ -43,7 +43,7 @@ _CAP = (
     ("DWD: drains writes", 54, 1),
     ("DRD: drains reads", 55, 1),
 )
-# 11.4.3 Extended Capability Register. Neither scalable mode nor PASIDs: what is not built is not offered.
+# 11.4.3 Extended Capability Register. No PASIDs: what is not built is not offered.
 _ECAP = (
     ("C: walks are coherent", 0, 1),
     ("QI: queued invalidation", 1, 1),
@@ -53,6 +53,13 @@ _ECAP = (
     ("SC: snoop control", 7, 1),
     ("IRO: IOTLB registers at 0xf0", 8, 0xF0 // 16),
     ("MHMV: interrupt mask of 15 bits", 20, 15),
+)
+_ECAP_SCALABLE = (
+    ("NEST: nested translation", 26, 1),
+    ("SMTS: scalable mode", 43, 1),
+    ("SSTS: second stages", 46, 1),
+    ("FSTS: first stages", 47, 1),
+    ("SMPWC: walks are coherent", 48, 1),
 )
 # AMD specification 48882, Extended Feature Register (MMIO offset 0x30). HATS, bits 11:10, 0: tables of 4 levels.
 _EFR = (
@@ -67,13 +74,17 @@ def _register(fields: tuple[tuple[str, int, int], ...]) -> int:
 
 
 class VtdUnit(Unit):
-    """Intel VT-d in legacy mode, with tables of 3 or 4 levels: 39 or 48 bits."""
+    """Intel VT-d, with second-stage tables of 3 or 4 levels: 39 or 48 bits. In scalable mode it nests."""
 
     kind = "vtd"
     info_type = IOMMU_HW_INFO_TYPE_INTEL_VTD
 
-    def __init__(self, system: System, name: str, geometry: Geometry | None, levels: int) -> None:
+    def __init__(
+        self, system: System, name: str, geometry: Geometry | None, levels: int, *, scalable: bool = False
+    ) -> None:
         self._levels = levels
+        self.nested = scalable
+        self.first_stage_width = 48 if scalable else 0
         super().__init__(system, name, geometry)
 
     def _format(self, *, nest_parent: bool) -> Format:
@@ -85,7 +96,7 @@ class VtdUnit(Unit):
             iommu_hw_info_vtd(
                 flags=IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17,
                 cap_reg=_register((*_CAP, *widths)),
-                ecap_reg=_register(_ECAP),
+                ecap_reg=_register((*_ECAP, *_ECAP_SCALABLE) if self.nested else _ECAP),
             )
         )
 
@@ -135,14 +146,22 @@ class MockUnit(Unit):
         return self.geometry, self.page_sizes
 
 
-def vtd_unit(system: System, name: str = "dmar0", *, geometry: Geometry | None = None, address_width: int = 48) -> Unit:
+def vtd_unit(
+    system: System,
+    name: str = "dmar0",
+    *,
+    geometry: Geometry | None = None,
+    address_width: int = 48,
+    scalable: bool = False,
+) -> Unit:
     """A VT-d unit: second-stage tables of 4 levels (`address_width` 48) or 3 (39), 4K, 2M and 1G pages.
 
-    `geometry` overrides the aperture. Raises UsageError for another width.
+    `scalable` mode lets programs nest first-stage tables of their own (IOMMU_HWPT_DATA_VTD_S1). `geometry` overrides
+    the aperture. Raises UsageError for another width.
     """
     if address_width not in _VTD_LEVELS:
         raise UsageError(f"a VT-d unit translates {' or '.join(map(str, _VTD_LEVELS))} bits here, not {address_width}")
-    return VtdUnit(system, name, geometry, _VTD_LEVELS[address_width])
+    return VtdUnit(system, name, geometry, _VTD_LEVELS[address_width], scalable=scalable)
 
 
 def amd_unit(system: System, name: str = "ivhd0", *, geometry: Geometry | None = None) -> Unit:

@@ -162,7 +162,9 @@ class Device(Object):
 
     def make_nested(self, parent: Domain, flags: int, data: UserData) -> UserDomain:
         """A nested domain on top of `parent`, as `data` describe it. Raises KernelError."""
-        raise refuse(EOPNOTSUPP, f"{self.unit.name} has no nested tables", "device", self.unit.name)
+        from ioas.soft.iommufd.vtd_nested import make_first_stage  # which imports this module
+
+        return make_first_stage(parent, flags, data)
 
     def viommu_model(self, kind: int) -> ViommuModel | None:
         """What a vIOMMU of type `kind` of this device's IOMMU does; None when there is none."""
