@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy
 import pytest
 
-from ioas.errors import BadAddress, UsageError
+from ioas.errors import BadAddress
 from ioas.host import PAGE_SIZE
 from ioas.uapi.iommufd import (
     IOMMU_IOAS_MAP,
@@ -61,86 +59,11 @@ def fill_device(room: Room, data: bytes) -> None:
         to_device(room, buffer.iova, len(data))
 
 
-def test_data_go_to_the_device_and_back(room: Room) -> None:
-    data = numpy.random.default_rng(7).bytes(PAGE_SIZE)
-    with room.space.alloc(2 * PAGE_SIZE, writable=True, iova=IOVA) as buffer:
-        buffer.view[:PAGE_SIZE] = data
-        to_device(room, IOVA, PAGE_SIZE)
-        to_memory(room, IOVA + PAGE_SIZE, PAGE_SIZE)
-        assert buffer.view[PAGE_SIZE:] == data
-    assert room.host.faults() == []
-
-
-def test_a_buffer_says_by_page_where_the_device_finds_it(room: Room) -> None:
-    with room.space.alloc(2 * PAGE_SIZE + 1, iova=IOVA) as buffer:
-        assert list(buffer.pages) == [IOVA, IOVA + PAGE_SIZE, IOVA + 2 * PAGE_SIZE]
-        assert list(buffer.mapping.pages) == list(buffer.pages)
-    with pytest.raises(UsageError, match="closed"):
-        buffer.pages  # noqa: B018
-
-
-def test_dma_crosses_pages_and_mappings_that_follow_each_other(room: Room) -> None:
-    data = bytes(range(256)) * 8
-    fill_device(room, data)
-    first, second = mmap.mmap(-1, PAGE_SIZE), mmap.mmap(-1, PAGE_SIZE, flags=PRIVATE)
-    with room.space.map(first, iova=IOVA), room.space.map(second, iova=IOVA + PAGE_SIZE):
-        to_memory(room, IOVA + PAGE_SIZE - 1000, 2048)
-        assert first[PAGE_SIZE - 1000 :] + second[:1048] == data
-
-
-def test_dma_to_nowhere_is_stopped_and_explained(room: Room) -> None:
-    to_memory(room, IOVA, 16)
-    (fault,) = room.host.faults()
-    assert (fault.requester, fault.iova, fault.write, fault.reason) == ("0000:01:00.0", IOVA, True, "not mapped")
-
-
-def test_dma_after_unmapping_is_stopped_and_the_memory_unchanged(room: Room) -> None:
-    memory = mmap.mmap(-1, PAGE_SIZE)
-    memory[:] = b"-" * PAGE_SIZE
-    mapping = room.space.map(memory, iova=IOVA)
-    mapping.close()
-    to_memory(room, IOVA, PAGE_SIZE)
-    assert memory[:] == b"-" * PAGE_SIZE
-    assert [fault.reason for fault in room.host.faults()] == ["not mapped"]
-
-
-def test_a_device_cannot_write_where_it_may_only_read(room: Room) -> None:
-    with room.space.alloc(PAGE_SIZE, iova=IOVA) as buffer:
-        buffer.view[:4] = b"keep"
-        to_memory(room, IOVA, 16)
-        assert buffer.view[:4] == b"keep"
-    with room.space.alloc(PAGE_SIZE, iova=IOVA, writable=True, readable=False):
-        to_device(room, IOVA, 16)
-    assert [(fault.reason, fault.write) for fault in room.host.faults()] == [("permission", True)] or [
-        (fault.reason, fault.write) for fault in room.host.faults()
-    ] == [("permission", True), ("permission", False)]
-
-
 def test_an_address_beyond_the_device_s_mask_is_clamped(room: Room) -> None:
     fill_device(room, b"clamped!")
     with room.space.alloc(PAGE_SIZE, writable=True, iova=IOVA) as buffer:
         dma(room, DEVICE_BUFFER, IOVA | 1 << 40, 8, 2)
         assert buffer.view[:8] == b"clamped!"
-
-
-def test_shared_memory_is_hit_after_munmap_and_a_new_mapping(room: Room) -> None:
-    fd = os.memfd_create("old")
-    os.truncate(fd, PAGE_SIZE)
-    address = map_memory(mmap.MAP_SHARED, fd=fd)
-    map_for_dma(room, address)
-    map_memory(SHARED, at=address)
-    fill_device(room, b"to the old page")
-    to_memory(room, IOVA, 15)
-    assert ctypes.string_at(address, 15) == bytes(15)
-    assert os.pread(fd, 15, 0) == b"to the old page"
-    os.pwrite(fd, b"and from it", 0)
-    to_device(room, IOVA, 11)
-    with room.space.alloc(PAGE_SIZE, writable=True, iova=0) as buffer:
-        to_memory(room, 0, 11)
-        assert buffer.view[:11] == b"and from it"
-    room.space.unmap(IOVA, PAGE_SIZE)
-    _libc.munmap(address, PAGE_SIZE)
-    os.close(fd)
 
 
 def test_anonymous_shared_memory_is_hit_after_munmap_as_well(room: Room) -> None:
@@ -175,19 +98,6 @@ def test_strict_refuses_memory_that_only_has_an_address() -> None:
             map_for_dma(Room(host, iommufd, device, space, device.bar(0)), address)
         _libc.munmap(address, PAGE_SIZE)
         space.alloc(PAGE_SIZE).close()
-
-
-def test_a_registered_buffer_is_hit_after_its_owner_forgot_it(room: Room) -> None:
-    memory = mmap.mmap(-1, PAGE_SIZE, flags=PRIVATE)
-    view = memoryview(memory)
-    room.space.map(memory, iova=IOVA)
-    with pytest.raises(BufferError):
-        memory.close()
-    del memory
-    fill_device(room, b"held")
-    to_memory(room, IOVA, 4)
-    assert view[:4] == b"held"
-    view.release()
 
 
 def test_shared_memory_is_hit_after_fork_writes_and_the_end_of_a_process_that_maps_it() -> None:

@@ -3,7 +3,8 @@
 It is loaded into every run of pytest where ioas is installed, so it imports next to nothing until a fixture is used.
 
 Options: ``--ioas-host=soft|kernel`` (repeatable; otherwise the software host, and the running kernel where it has a
-device bound to vfio-pci), ``--ioas-device=BDF`` (the kernel's device, otherwise one with the ids of the machine's).
+device bound to vfio-pci), ``--ioas-machine=FILE`` (the software machine, otherwise one edu), ``--ioas-device=BDF`` (the
+kernel's device, otherwise one with the ids of the machine's first).
 Marker: ``ioas_machine(*devices, machine=..., ...)``, the arguments of `ioas.SoftHost`, says what the machine is.
 """
 
@@ -38,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=HOST_NAMES,
         help="where tests that use ioas_host run; repeatable (default: soft, and kernel where a device is bound to"
         " vfio-pci)",
+    )
+    group.addoption(
+        "--ioas-machine",
+        metavar="FILE",
+        help="the software machine of ioas_host for tests that do not describe one (default: one edu)",
     )
     group.addoption(
         "--ioas-device",
@@ -155,7 +161,9 @@ def _software(request: pytest.FixtureRequest) -> SoftHost:
     from ioas.api import SoftHost
 
     marker = request.node.get_closest_marker(_MARKER)
-    return SoftHost(list(marker.args) or None, **marker.kwargs) if marker else SoftHost()
+    if marker:
+        return SoftHost(list(marker.args) or None, **marker.kwargs)
+    return SoftHost(machine=request.config.getoption("ioas_machine"))
 
 
 def _kernel(request: pytest.FixtureRequest) -> KernelHost:

@@ -83,6 +83,13 @@ def test_closing_the_host_closes_what_is_still_open(ioas_host: BaseHost, ioas_bd
     iommufd, device = ioas_host.iommufd(), ioas_host.device(ioas_bdf)
     device.bind(iommufd)
     device.attach(iommufd.ioas())
+    irq = device.irq("msi" if device.irq_info("msi").count else "intx")
     ioas_host.close()
     ioas_host.close()
+    irq.close()
     assert (device.closed, iommufd.closed, ioas_host.closed) == (True, True, True)
+
+
+def test_a_file_that_is_forgotten_is_closed_with_a_warning(ioas_host: BaseHost) -> None:
+    with pytest.warns(ResourceWarning, match="unclosed <Iommufd /dev/iommu>"):
+        ioas_host.iommufd()

@@ -166,6 +166,8 @@ def test_registers_are_read_and_written(edu: Edu) -> None:
     assert registers.read32(LIVENESS) == 0xEDCB_A987
     registers.write64(0x80, 0x1234)
     assert registers.read64(0x80) == 0x1234
+    with pytest.raises(UsageError, match="outside"):
+        registers.write32(registers.size - 2, 0)
 
 
 def test_a_bar_that_is_not_there_is_named(edu: Edu) -> None:

@@ -126,6 +126,8 @@ def test_what_a_device_does_not_have_is_refused(edu: Edu) -> None:
         edu.device.irqs("msi", 2)
     with pytest.raises(UsageError, match="at least one"):
         edu.device.irqs("msi", 0)
+    with pytest.raises(UsageError, match="kinds are"):
+        edu.device.irq("nmi")  # type: ignore[arg-type]
     with edu.device.irq("msi") as irq:
         for use in (irq.mask, irq.unmask):
             with pytest.raises(KernelError):

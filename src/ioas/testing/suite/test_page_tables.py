@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Iterator
+import select
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
 from ioas.api import Device, Hwpt, Ioas, Iommufd
 from ioas.errors import Busy, InvalidArgument, NotFound, NotSupported
 from ioas.host import PAGE_SIZE
-from ioas.testing.suite.edu import IOVA
+from ioas.testing.suite.edu import IOVA, Edu
 from ioas.uapi.iommufd import (
-    IOMMU_FAULT_QUEUE_ALLOC,
     IOMMU_HW_CAP_DIRTY_TRACKING,
     IOMMU_HWPT_ALLOC,
-    iommu_fault_alloc,
     iommu_hwpt_alloc,
 )
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -89,12 +90,12 @@ def test_hw_info_tells_the_kind_of_unit(ioas_device: Device) -> None:
     assert 0 <= info.max_pasid_log2 <= 20
 
 
-def made(ioas_device: Device, ioas_space: Ioas, **wants: bool) -> Hwpt:
-    """A table with further abilities; skips where the device's unit lacks them."""
+def made(make: Callable[[], T]) -> T:
+    """What the unit can do; skips where it cannot."""
     try:
-        return ioas_space.iommufd.hwpt(ioas_device, ioas_space, **wants)
+        return make()
     except NotSupported as error:
-        pytest.skip(f"{', '.join(wants)}: {error}")
+        pytest.skip(str(error))
 
 
 def test_dirty_tracking_is_had_where_the_unit_says_so(ioas_device: Device, ioas_space: Ioas) -> None:
@@ -107,21 +108,35 @@ def test_dirty_tracking_is_had_where_the_unit_says_so(ioas_device: Device, ioas_
         assert claimed
 
 
-def test_a_table_that_tracks_writes_can_be_attached(ioas_device: Device, ioas_space: Ioas) -> None:
-    with made(ioas_device, ioas_space, dirty=True) as table:
-        assert ioas_device.attach(table) == table.id
-        ioas_device.attach(ioas_space)
+def test_written_pages_are_told_once(edu: Edu, ioas_space: Ioas) -> None:
+    with made(lambda: ioas_space.iommufd.hwpt(edu.device, ioas_space, dirty=True)) as table:
+        edu.device.attach(table)
+        with ioas_space.alloc(4 * PAGE_SIZE, writable=True, iova=IOVA):
+            table.track_dirty(True)
+            assert table.dirty(IOVA, 4 * PAGE_SIZE) == b"\0"
+            edu.store(IOVA + 2 * PAGE_SIZE, 16)
+            edu.load(IOVA, 16)
+            assert table.dirty(IOVA, 4 * PAGE_SIZE, clear=False) == b"\4"
+            assert table.dirty(IOVA, 4 * PAGE_SIZE) == b"\4"
+            assert table.dirty(IOVA, 4 * PAGE_SIZE) == b"\0"
+            table.track_dirty(False)
+        edu.device.attach(ioas_space)
+
+
+def test_a_table_that_does_not_track_writes_says_so(table: Hwpt) -> None:
+    with pytest.raises(NotSupported):
+        table.track_dirty(True)
 
 
 def test_a_table_that_others_can_stand_on_can_be_attached(ioas_device: Device, ioas_space: Ioas) -> None:
-    with made(ioas_device, ioas_space, nest_parent=True) as table:
+    with made(lambda: ioas_space.iommufd.hwpt(ioas_device, ioas_space, nest_parent=True)) as table:
         assert ioas_device.attach(table) == table.id
         ioas_device.attach(ioas_space)
 
 
 def test_a_pasid_has_an_attachment_of_its_own(ioas_device: Device, ioas_space: Ioas) -> None:
     """Of a device without PASIDs, too: it cannot send any, so nothing has to be set up (iommu_attach_device_pasid)."""
-    with made(ioas_device, ioas_space, pasid=True) as table:
+    with made(lambda: ioas_space.iommufd.hwpt(ioas_device, ioas_space, pasid=True)) as table:
         ioas_device.attach(table)
         assert ioas_device.attach(table, pasid=1) == table.id
         with pytest.raises(InvalidArgument):  # while there is a PASID, the others' table has to go with it
@@ -138,14 +153,12 @@ def test_a_pasid_wants_a_table_that_was_made_for_it(ioas_device: Device, ioas_sp
     ioas_device.attach(ioas_space)
 
 
-def test_a_fault_queue_is_a_file_with_an_id(ioas_iommufd: Iommufd) -> None:
-    command = iommu_fault_alloc(size=ctypes.sizeof(iommu_fault_alloc))
-    try:
-        ioas_iommufd.ioctl(IOMMU_FAULT_QUEUE_ALLOC, command)
-    except NotSupported as error:
-        pytest.skip(f"fault queue: {error}")
-    assert os.fstat(command.out_fault_fd)
-    os.close(command.out_fault_fd)
-    ioas_iommufd.destroy(command.out_fault_id)
+def test_a_fault_queue_is_an_object_and_a_file(ioas_iommufd: Iommufd) -> None:
+    with made(ioas_iommufd.fault_queue) as queue:
+        assert select.select([queue], [], [], 0)[0] == []
+        assert queue.pending() == []
+        with pytest.raises(InvalidArgument):
+            queue.respond(1, resolved=True)
+        number = queue.id
     with pytest.raises(NotFound):
-        ioas_iommufd.destroy(command.out_fault_id)
+        ioas_iommufd.destroy(number)
