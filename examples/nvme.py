@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Say what an NVMe disk is, and test whether it keeps what is written to it: a program over `nvme_driver.py`.
 
-    python3 nvme.py 0000:02:00.0 [--via iommufd] [--interrupts] [--blocks N] [--write]
+    python3 nvme.py 0000:02:00.0 [--via iommufd|container] [--interrupts] [--blocks N] [--write] [--no-iommu]
 
 Without --write the disk is only read. **With --write its first N blocks are overwritten with random data**; what stood
-there is lost. The disk has to be bound to vfio-pci.
+there is lost. The disk has to be bound to vfio-pci. Where no IOMMU stands in front of it (VFIO's no-IOMMU mode) its DMA
+goes to physical addresses and nothing stops it: --no-iommu allows that.
 """
 
 from __future__ import annotations
@@ -12,27 +13,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from nvme_driver import READ, WRITE, Disk, NvmeError, opened
 
 import ioas
-from ioas.api import Device, DmaBuffer, Ioas, KernelHost
+from ioas.api import DmaBuffer, Space
+from ioas.api.host import Way
 from ioas.errors import IoasError
 
-
-@contextmanager
-def iommufd(host: KernelHost, bdf: str) -> Iterator[tuple[Device, Ioas]]:
-    """The device by its own node and /dev/iommu."""
-    with host.iommufd() as iommufd, host.device(bdf) as device:
-        device.bind(iommufd)
-        space = iommufd.ioas()
-        device.attach(space)
-        yield device, space
-
-
-WAYS = {"iommufd": iommufd}
+WAYS: dict[str, Way] = {"iommufd": "cdev", "container": "group"}
 
 
 def describe(disk: Disk) -> None:
@@ -43,7 +32,7 @@ def describe(disk: Disk) -> None:
     print(f"namespace 1: {disk.blocks} blocks of {disk.block_size} bytes ({size:g} MiB), {most} KiB a command at most")
 
 
-def check(disk: Disk, space: Ioas, blocks: int, write: bool) -> None:
+def check(disk: Disk, space: Space, blocks: int, write: bool) -> None:
     """Fill `blocks` with random data, or read them; read them (again) by small commands, and compare.
 
     Raises NvmeError when the disk has not so many, or the data differ.
@@ -82,10 +71,11 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Say what an NVMe disk is, and test whether it keeps data.")
     parser.add_argument("bdf", help="the disk's PCI address, such as 0000:02:00.0")
-    parser.add_argument("--via", choices=WAYS, default="iommufd", help="the way to the device (default: iommufd)")
+    parser.add_argument("--via", choices=WAYS, help="the way to the device (default: iommufd where the kernel has it)")
     parser.add_argument("--interrupts", action="store_true", help="wait by MSI-X or MSI instead of looking")
     parser.add_argument("--blocks", type=int, default=2048, help="how many blocks to test (default: 2048)")
     parser.add_argument("--write", action="store_true", help="OVERWRITE these blocks; without it they are only read")
+    parser.add_argument("--no-iommu", action="store_true", help="go on without an IOMMU: nothing stops the disk's DMA")
     return parser.parse_args()
 
 
@@ -93,9 +83,12 @@ def main() -> None:
     """Open the disk and test it."""
     asked = arguments()
     try:
-        with ioas.KernelHost() as host, WAYS[asked.via](host, asked.bdf) as (device, space):
+        with ioas.KernelHost() as host, host.device(asked.bdf, WAYS.get(asked.via)) as device:
+            if device.no_iommu and not asked.no_iommu:
+                raise NvmeError(f"no IOMMU stands in front of {asked.bdf}, and --no-iommu was not given")
             how = "interrupts" if asked.interrupts else "looking"
             print(f"nvme {asked.bdf} is {device.path}, completions by {how}")
+            space = device.space()
             with opened(device, space, asked.interrupts) as disk:
                 describe(disk)
                 check(disk, space, asked.blocks, asked.write)

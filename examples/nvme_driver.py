@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple, Self
 
-from ioas.api import Device, DmaBuffer, Ioas, Irq, Region
+from ioas.api import Device, DmaBuffer, Irq, Region, Space
 from ioas.api.irq import IrqKind
 
 PAGE = 4096
@@ -114,7 +114,7 @@ def cut(blocks: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 class Queue:
     """A submission and a completion queue (4.1), each in one page, and a page of PRP lists for each command."""
 
-    def __init__(self, space: Ioas, doorbells: Region, number: int, stride: int, entries: int) -> None:
+    def __init__(self, space: Space, doorbells: Region, number: int, stride: int, entries: int) -> None:
         """`stride`: bytes between doorbells. `entries`: 2 to 64."""
         self.entries = entries
         self.irq: Irq | None = None
@@ -290,7 +290,7 @@ class Disk:
 
 
 @contextmanager
-def opened(device: Device, space: Ioas, interrupts: bool) -> Iterator[Disk]:
+def opened(device: Device, space: Space, interrupts: bool) -> Iterator[Disk]:
     """Start the controller of `device`, whose DMA goes to `space`; shut it down afterwards.
 
     `interrupts`: wait by MSI-X or MSI, not by looking. Raises NvmeError, and IoasError as the device's calls.
