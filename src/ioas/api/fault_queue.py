@@ -37,6 +37,7 @@ class FaultQueue(OpenFile):
     def pending(self) -> list[iommu_hwpt_pgfault]:
         """The requests that have come since the last look, in order. Never waits."""
         data = self.read(_MANY * _SIZE)
+        self.session.caller.settle(self.fileno())
         return [iommu_hwpt_pgfault.from_buffer_copy(data, at) for at in range(0, len(data), _SIZE)]
 
     def wait(self, timeout: float | None = None) -> list[iommu_hwpt_pgfault]:

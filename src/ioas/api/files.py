@@ -41,6 +41,10 @@ class Program(Caller, Protocol):
         """Promise to close `fd`, which `install` returned, by `close_fd`."""
         ...
 
+    def settle(self, fd: int) -> None:
+        """To be called after a read from a queue of events: its descriptor then polls rightly."""
+        ...
+
     def close_fd(self, fd: int) -> None:
         """Close a descriptor. Raises KernelError(EBADF)."""
         ...

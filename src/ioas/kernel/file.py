@@ -48,7 +48,7 @@ class KernelFile:
 
     def refusal(self, error: OSError, request: int, argument: int | Buffer) -> KernelError:
         """What inspection finds out about a call that failed."""
-        return why_refused(self.path, request, argument, error)
+        return why_refused(self.fd, self.path, request, argument, error)
 
     def read(self, caller: object, length: int, offset: int | None) -> bytes:
         """Read at `offset`, or where the file stands. Raises KernelError."""
