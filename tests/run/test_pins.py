@@ -34,12 +34,27 @@ KINDS = {
     "shared anonymous": "memory = shared()",
     "memfd": "fd = os.memfd_create('ram'); os.truncate(fd, 4096); memory = mmap.mmap(fd, 4096)",
     "memfd, closed": "fd = os.memfd_create('ram'); os.truncate(fd, 4096); memory = mmap.mmap(fd, 4096); os.close(fd)",
+    "System V": (
+        "libc.shmat.restype = ctypes.c_void_p; segment = libc.shmget(0, 4096, 0o1600); "
+        "memory = (ctypes.c_char * 4096).from_address(libc.shmat(segment, None, 0)); "
+        "memory = memoryview(memory).cast('B'); libc.shmctl(segment, 0, None)"
+    ),
     "/dev/shm": (
         "path = f'/dev/shm/test-ioas-{os.getpid()}'; fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600); "
         "os.truncate(fd, 4096); memory = mmap.mmap(fd, 4096); os.close(fd)"
     ),
 }
-REOPENED_BY_ANYONE = ("memfd", "/dev/shm")
+PRIVATE = {
+    "anonymous": "memory = private()",
+    "heap": (
+        "libc.aligned_alloc.restype = ctypes.c_void_p; "
+        "memory = memoryview((ctypes.c_char * 4096).from_address(libc.aligned_alloc(4096, 8192))).cast('B')"
+    ),
+    "file": (
+        "fd = os.open(sys.executable, os.O_RDONLY); "
+        "memory = mmap.mmap(fd, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)"
+    ),
+}
 
 
 def passes(run: Runner, source: str, *options: str) -> str:
@@ -55,18 +70,18 @@ def kind(request: pytest.FixtureRequest) -> Iterator[str]:
         path.unlink()
 
 
-def held_by_pages(run: Runner, kind: str) -> None:
-    """Skip where the kernel does not let an unprivileged supervisor open such memory again."""
-    if (run.prefix or os.getuid() != 0) and kind not in REOPENED_BY_ANYONE:
-        pytest.skip("/proc/PID/map_files needs a privilege, so this memory is held by its address")
+@pytest.fixture(params=[*KINDS, *PRIVATE])
+def any_kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield (KINDS | PRIVATE)[request.param]
+    for path in Path("/dev/shm").glob("test-ioas-*"):
+        path.unlink()
 
 
-def test_dma_still_hits_the_old_page_after_munmap_and_remap(run_as_anyone: Runner, kind: str) -> None:
-    held_by_pages(run_as_anyone, kind)
+def test_dma_still_hits_the_old_page_after_munmap_and_remap(run_as_anyone: Runner, any_kind: str) -> None:
     said = passes(
         run_as_anyone,
         f"""
-{KINDS[kind]}
+{any_kind}
 memory[:] = b"O" * 4096
 machine.map(address_of(memory), 4096)
 remap(memory, mmap.MAP_SHARED)
@@ -82,7 +97,6 @@ assert machine.read(13) == b"by the device"
 
 
 def test_dma_still_hits_the_page_after_fork_and_a_write_by_the_parent(run_as_anyone: Runner, kind: str) -> None:
-    held_by_pages(run_as_anyone, kind)
     passes(
         run_as_anyone,
         f"""
@@ -102,14 +116,15 @@ assert os.waitpid(child, 0)[1] == 0
     )
 
 
-def test_dma_still_hits_the_page_after_the_exit_of_the_process_that_mapped_it(run_as_anyone: Runner, kind: str) -> None:
-    held_by_pages(run_as_anyone, kind)
+def test_dma_still_hits_the_page_after_the_exit_of_the_process_that_mapped_it(
+    run_as_anyone: Runner, any_kind: str
+) -> None:
     passes(
         run_as_anyone,
         f"""
 child = os.fork()
 if child == 0:
-    {KINDS[kind].replace("; ", chr(10) + "    ")}
+    {any_kind.replace("; ", chr(10) + "    ")}
     memory[:4] = b"left"
     machine.map(address_of(memory), 4096)
     os._exit(0)
@@ -134,16 +149,113 @@ assert machine.read(8, iova=0x200000) == b"one page" == memory[:8] == os.pread(f
     )
 
 
-def test_private_memory_follows_its_address_and_this_is_said_once(run_as_anyone: Runner) -> None:
+@pytest.fixture(params=list(PRIVATE))
+def private(request: pytest.FixtureRequest) -> str:
+    return PRIVATE[request.param]
+
+
+def test_dma_hits_the_private_page_of_who_mapped_it_after_fork_and_writes_on_either_side(
+    run_as_anyone: Runner, private: str
+) -> None:
+    passes(
+        run_as_anyone,
+        f"""
+{private}
+memory[:4] = b"both"
+machine.map(address_of(memory), 4096)
+wait, go = os.pipe(); told, tell = os.pipe()
+child = os.fork()
+if child == 0:
+    memory[:4] = b"kid!"
+    os.write(tell, b"x"); os.read(wait, 1)
+    os._exit(memory[:4] != b"kid!")
+os.read(told, 1)
+assert machine.read(4) == b"both"
+memory[:4] = b"mine"
+assert machine.read(4) == b"mine"
+machine.write(b"done")
+assert memory[:4] == b"done"
+os.write(go, b"x")
+assert os.waitpid(child, 0)[1] == 0
+""",
+        "--strict",
+    )
+
+
+def test_dma_follows_a_private_page_that_mremap_moves(run_as_anyone: Runner) -> None:
+    passes(
+        run_as_anyone,
+        """
+libc.mremap.restype = ctypes.c_void_p
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+memory = private()
+memory[:4] = b"here"
+place = libc.mmap(None, 8192, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+machine.map(address_of(memory), 4096)
+assert libc.mremap(address_of(memory), 4096, 4096, 3, place) == place
+assert machine.read(4) == b"here"
+machine.write(b"there")
+assert ctypes.string_at(place, 5) == b"there"
+""",
+        "--strict",
+    )
+
+
+def test_two_pins_of_a_private_page_reach_the_same_bytes_and_end_one_by_one(run_as_anyone: Runner) -> None:
+    passes(
+        run_as_anyone,
+        """
+memory = private(8192)
+machine.map(address_of(memory), 8192)
+machine.map(address_of(memory), 4096, iova=0x200000)
+machine.write(b"one page", iova=0x200000)
+assert machine.read(8) == b"one page" == memory[:8]
+machine.unmap(8192)
+assert machine.read(8, iova=0x200000) == b"one page"
+remap(memory, mmap.MAP_PRIVATE)
+machine.map(address_of(memory), 8192)
+assert machine.read(2) == b"NN" and machine.read(3, iova=0x200000) == b"one"
+""",
+        "--strict",
+    )
+
+
+def test_shared_anonymous_memory_is_one_page_however_it_is_pinned(run_as_anyone: Runner) -> None:
+    """Twice at one address, at another address of the same pages, and by a child."""
+    passes(
+        run_as_anyone,
+        """
+memory = shared(8192)
+libc.mremap.restype = ctypes.c_void_p
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+again = libc.mremap(address_of(memory), 0, 8192, 1)
+machine.map(address_of(memory), 8192)
+machine.map(again + 4096, 4096, iova=0x200000)
+child = os.fork()
+if child == 0:
+    machine.map(again, 8192, iova=0x300000)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+machine.write(b"one page", iova=IOVA + 4096)
+assert machine.read(8, iova=0x200000) == machine.read(8, iova=0x301000) == memory[4096:4104] == b"one page"
+""",
+        "--strict",
+    )
+
+
+def test_memory_that_can_only_be_read_is_held_by_its_address_and_this_is_said_once(run_as_anyone: Runner) -> None:
     said = passes(
         run_as_anyone,
         """
 memory = private()
 memory[:] = b"O" * 4096
-machine.map(address_of(memory), 4096)
-assert machine.read(4) == b"OOOO"
-machine.write(b"here"); assert memory[:4] == b"here"
-machine.unmap(4096); machine.map(address_of(memory), 4096)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.mprotect(address_of(memory), 4096, 1)
+for turn in range(2):
+    machine.map(address_of(memory), 4096, access=READABLE)
+    assert machine.read(4) == b"OOOO"
+    machine.unmap(4096)
+machine.map(address_of(memory), 4096, access=READABLE)
 remap(memory, mmap.MAP_PRIVATE)
 assert machine.read(4) == b"NNNN"
 """,
@@ -151,23 +263,28 @@ assert machine.read(4) == b"NNNN"
     )
     assert len(said.splitlines()) == 1
     assert "held by its address" in said
+    assert "io_uring pins only what the program may write to" in said
 
 
-def test_strict_refuses_private_memory_and_says_why(run: Runner) -> None:
-    source = "memory = private(); fails(errno.EOPNOTSUPP, machine.map, address_of(memory), 4096)"
+def test_strict_refuses_what_follows_its_address_and_says_why(run: Runner) -> None:
+    source = """
+executable = os.open(sys.executable, os.O_RDONLY)
+memory = libc.mmap(None, 4096, 1, mmap.MAP_PRIVATE, executable, 0)
+fails(errno.EOPNOTSUPP, machine.map, memory, 4096, access=READABLE)
+"""
     said = passes(run, source, "--strict", "--explain")
     assert "--strict" in said
     assert "IOMMU_IOAS_MAP" in said
 
 
-def test_dma_to_private_memory_of_a_process_that_is_gone_is_a_fault(run: Runner) -> None:
+def test_dma_to_memory_held_by_address_of_a_process_that_is_gone_is_a_fault(run: Runner) -> None:
     said = passes(
         run,
         """
 child = os.fork()
 if child == 0:
-    memory = private()
-    machine.map(address_of(memory), 4096)
+    executable = os.open(sys.executable, os.O_RDONLY)
+    machine.map(libc.mmap(None, 4096, 1, mmap.MAP_PRIVATE, executable, 0), 4096, access=READABLE)
     os._exit(0)
 os.waitpid(child, 0)
 machine.copy(IOVA, BUFFER, 16, to_memory=False)
@@ -254,17 +371,18 @@ fails(errno.EINVAL, machine.map_file, fd, 0, 8192)
     )
 
 
-def test_pins_show_in_the_status_file_and_nothing_else_there_changes(run: Runner) -> None:
+@pytest.mark.parametrize("memory", ["shared", "private"])
+def test_pins_show_in_the_status_file_once_and_nothing_else_there_changes(run_as_anyone: Runner, memory: str) -> None:
     passes(
-        run,
-        """
+        run_as_anyone,
+        f"""
 def status(path):
-    return [line for line in open(path) if not line.startswith(("Vm", "Rss", "voluntary", "nonvoluntary"))], {
-        line.split()[0]: line for line in open(path) if line.startswith(("VmPin", "VmLck"))}
+    return [line for line in open(path) if not line.startswith(("Vm", "Rss", "SigQ", "voluntary", "nonvoluntary"))], {{
+        line.split()[0]: line for line in open(path) if line.startswith(("VmPin", "VmLck"))}}
 before, numbers = status("/proc/self/status")
-memory = shared(1 << 20)
+memory = {memory}(1 << 20)
 machine.map(address_of(memory), 1 << 20)
-for path in ("/proc/self/status", f"/proc/{os.getpid()}/status"):
+for path in ("/proc/self/status", f"/proc/{{os.getpid()}}/status"):
     after, pinned = status(path)
     assert after == before
     assert pinned["VmPin:"] == "VmPin:\\t    1024 kB\\n", pinned

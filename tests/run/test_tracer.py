@@ -96,6 +96,8 @@ def test_a_job_that_is_not_begun_in_time_is_not_done_at_all(traced: Traced) -> N
 
 def test_a_tracee_can_be_stopped_looked_at_and_let_go(traced: Traced) -> None:
     pid = seized(traced)
+    while state(pid) != "S":
+        os.sched_yield()
 
     def look() -> int:
         ptrace.interrupt(pid)

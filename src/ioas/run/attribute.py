@@ -16,6 +16,9 @@ from ioas.soft.pci.sysfs_driver import InUse
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_SHOWN = 64
+"""Bytes of a value that a refusal repeats."""
+
 
 class AttributeFile:
     """An open sysfs attribute (implements `ioas.host.File`)."""
@@ -52,7 +55,7 @@ class AttributeFile:
         Raises KernelError with the errno of the machine's answer, Pending when its effect has to be waited for.
         """
         if self._node.write is None:
-            raise refuse(EINVAL, "nothing can be written there")
+            raise refuse(EINVAL, "nothing can be written there", "file", "attribute of /sys")
         if offset is None:
             self._position += len(data)
         try:
@@ -62,12 +65,13 @@ class AttributeFile:
         except InUse as waiting:
             raise Pending(waiting.ended, len(data)) from None
         except OSError as error:
-            raise refuse(error.errno or EINVAL, error.strerror or "the machine does not take this value") from error
+            reason = error.strerror or "the machine does not take this value"
+            raise refuse(error.errno or EINVAL, reason, "field", data[:_SHOWN].decode(errors="replace")) from error
         return len(data)
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
         """ENODEV: texts cannot be mapped."""
-        raise refuse(ENODEV, "a text of /sys cannot be mapped")
+        raise refuse(ENODEV, "a text of /sys cannot be mapped", "file", "attribute of /sys")
 
     def poll(self, caller: Caller) -> int:
         """Always ready."""

@@ -74,7 +74,7 @@ class Job:
         Each is asked for by its id, and first without taking anything: whatever is seized by ptrace(2) shows its stops
         to any wait in this process, and they are for who seized it.
         """
-        for child in (self.program, *_children(os.getpid())):
+        for child in (self.program, *children(os.getpid())):
             with contextlib.suppress(ChildProcessError):
                 found = os.waitid(os.P_PID, child, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
                 if found and found.si_code != os.CLD_TRAPPED:
@@ -103,7 +103,7 @@ class Job:
         """The program has ended and left others behind: what ends a command, from wherever it comes, is for them."""
         if number not in _ENDING:
             return
-        for child in _children(os.getpid()):
+        for child in children(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, number)
 
@@ -156,7 +156,7 @@ def end_like(status: int) -> int:
     return 128 + number  # not reached, unless the signal is one that does not kill
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Children of a process, those that have ended and not been waited for among them."""
     found: list[int] = []
     try:

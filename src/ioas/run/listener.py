@@ -7,12 +7,15 @@ cost microseconds: caller and supervisor take turns on one CPU instead of waking
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import select
 import struct
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 _RECEIVE = 0xC0502100
 _SEND = 0xC0182101
@@ -32,6 +35,8 @@ _SIZE = 80
 _ANSWER = struct.Struct("QqiI")
 _ADDITION = struct.Struct("QIIII")
 _ZERO = bytes(_SIZE)
+_LOOK_EVERY = 10
+"""Milliseconds."""
 _RELEASING = 128
 """Bytes of the buffers for `fcntl.ioctl`, which releases the interpreter lock only for buffers of at most 1,024 bytes
 (it copies them): a longer one would stop every other thread of ours, timers of device models among them, for as long
@@ -54,11 +59,32 @@ class Gone(Exception):  # noqa: N818 - a state, not an error
     """The caller has been killed, or nobody uses the filter any more."""
 
 
+class Visitor(Protocol):
+    """See `ioas.run.visit.Visit`."""
+
+    ident: int
+
+    def give(self, fd: int, at: int | None, cloexec: bool) -> int:
+        """Put a descriptor into the thread. Raises Gone, OSError."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether the thread still stands."""
+        ...
+
+    def finish(self, result: int) -> None:
+        """Let its call return. Raises Gone."""
+        ...
+
+
 class Listener:
     """Owns the listening descriptor."""
 
     def __init__(self, fd: int) -> None:
+        self.visit: Visitor | None = None
+        """Who has answered a call already and holds its thread until the real answer comes."""
         self._fd = fd
+        self._backlog: deque[Call] = deque()
         self._received = bytearray(_RELEASING)
         self._added = bytearray(_RELEASING)
 
@@ -83,6 +109,8 @@ class Listener:
 
         Raises InterruptedError for a signal, and Gone when the call was withdrawn or nobody is left (see `deserted`).
         """
+        if self._backlog:
+            return self._backlog.popleft()
         received = self._received
         received[:_SIZE] = _ZERO  # the kernel insists
         try:
@@ -92,6 +120,27 @@ class Listener:
         ident, thread, _, number = _CALL.unpack_from(received)
         return Call(ident, thread, number, _ARGUMENTS.unpack_from(received, _ARGUMENTS_AT))
 
+    def receive_from(self, thread: int, runs: Callable[[], bool]) -> int:
+        """Wait for the call that `thread` is about to make: its ident. Others that come are received later.
+
+        Raises Gone when the thread does not come (`runs` says whether it still may).
+        """
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        others: list[Call] = []
+        try:
+            while runs():
+                if not poll.poll(_LOOK_EVERY):
+                    continue
+                with contextlib.suppress(Gone, InterruptedError):
+                    call = self.receive()
+                    if call.thread == thread:
+                        return call.ident
+                    others.append(call)
+        finally:
+            self._backlog.extend(others)
+        raise Gone
+
     def deserted(self) -> bool:
         """Whether nobody uses the filter any more."""
         poll = select.poll()
@@ -100,6 +149,8 @@ class Listener:
 
     def waits(self, ident: int) -> bool:
         """Whether the caller still waits for the answer."""
+        if self.visit and self.visit.ident == ident:
+            return self.visit.alive()
         try:
             fcntl.ioctl(self._fd, _IS_VALID, struct.pack("Q", ident))
         except OSError:
@@ -108,11 +159,22 @@ class Listener:
 
     def answer(self, ident: int, result: int) -> None:
         """Let the call return `result`, or fail with errno -`result`. Raises Gone."""
+        visit, self.visit = self.visit, None
+        if visit and visit.ident == ident:
+            visit.finish(result)
+        else:
+            self.send(ident, result)
+
+    def send(self, ident: int, result: int) -> None:
+        """Answer a call that nobody visits; as `answer`."""
         error, value = (result, 0) if result < 0 else (0, result)
         self._send(_ANSWER.pack(ident, value, error, 0))
 
     def proceed(self, ident: int) -> None:
         """Let the kernel carry the call out as if nobody had asked. Raises Gone."""
+        if self.visit and self.visit.ident == ident:
+            self.answer(ident, -errno.EIO)  # too late: no call that pins memory is left to the kernel
+            return
         self._send(_ANSWER.pack(ident, 0, 0, _FLAG_CONTINUE))
 
     def give(self, ident: int, fd: int, at: int | None, cloexec: bool, *, answer: bool) -> int:
@@ -122,6 +184,11 @@ class Listener:
         the call returns that number, in the same step. Raises Gone, and OSError: EMFILE, or EBADF where `at` is
         beyond the caller's RLIMIT_NOFILE.
         """
+        if self.visit and self.visit.ident == ident:
+            placed = self.visit.give(fd, at, cloexec)
+            if answer:
+                self.answer(ident, placed)
+            return placed
         flags = (0 if at is None else _ADD_FD_AT) | (_ADD_FD_AND_SEND if answer else 0)
         _ADDITION.pack_into(self._added, 0, ident, flags, fd, at or 0, os.O_CLOEXEC if cloexec else 0)
         while True:

@@ -152,7 +152,7 @@ class Space:
             try:
                 count = self._transfer.write(self.thread, address + start, part)
             except OSError as error:
-                raise _unreachable(self.thread, error) from error
+                raise _unreachable(self.thread, address + start, error) from error
             start += count
             if count < len(part):
                 raise _hole(address + start)
@@ -161,7 +161,7 @@ class Space:
         try:
             return self._transfer.read(self.thread, address, length)
         except OSError as error:
-            raise _unreachable(self.thread, error) from error
+            raise _unreachable(self.thread, address, error) from error
 
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK of the process in bytes; None for no limit (and for a process that is gone)."""
@@ -192,5 +192,5 @@ def _hole(address: int) -> KernelError:
     return refuse(EFAULT, "no memory of the program is there, or not with this access", "address", address)
 
 
-def _unreachable(thread: int, error: OSError) -> KernelError:
-    return refuse(EFAULT, f"the memory of thread {thread} cannot be reached: {error.strerror}")
+def _unreachable(thread: int, address: int, error: OSError) -> KernelError:
+    return refuse(EFAULT, f"the memory of thread {thread} cannot be reached: {error.strerror}", "address", address)

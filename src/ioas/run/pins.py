@@ -1,12 +1,19 @@
-"""Pinning a program's memory: which pages stand at an address, and what holds them.
+"""Pinning a program's memory: which pages stand at an address, and what holds them. The best way that there is:
 
-- Memory that belongs to a file which lives in memory (memfd, /dev/shm, shared anonymous, System V, hugetlb) is held
-  by a descriptor of our own (`ioas.run.shared`), so it outlives munmap, a new mapping at the same address, fork and
-  the death of the program: `how` is "shared file". The file is found among those that are open already, then by
-  /proc/PID/map_files (needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN), then among the program's own descriptors, then
-  by its path; what is found must have the very device and inode that the mapping has.
-- Everything else is reached at its address: `how` is "address". It follows the address, where the kernel follows the
-  page: after munmap and a new mapping DMA hits the new memory. A strict machine refuses this.
+1. Memory that belongs to a file which lives in memory (memfd, /dev/shm, shared anonymous, System V, hugetlb) is held by
+   a descriptor of our own (`ioas.run.shared`): `how` is "shared file". The file is found among those that are
+   open already, then by /proc/PID/map_files (needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN), then among the program's
+   own descriptors, then by its path; what is found must have the very device and inode that the mapping has.
+2. Private memory, and shared memory of which no file can be reached, is registered with an io_uring of ours
+   (`ioas.run.buffers`): `how` is "io_uring". The kernel pins the pages then, as it does for the real iommufd.
+3. Where that is not possible - the reason is told - memory is reached at its address: `how` is "address". It follows
+   the address, where the others follow the page: after munmap and a new mapping DMA hits the new memory. A strict
+   machine refuses this.
+
+Both 1 and 2 outlive munmap, a new mapping at the same address, fork and the death of the program. A page of a file is
+known by file and offset, however it is held. A private page is known by the registration that pinned it: that two
+registrations of one address found the same page cannot be proved without privileges, and to take two pages for one
+would send DMA to the wrong one.
 
 What may be pinned follows check_vma_flags (mm/gup.c, 7.3): a write pin needs a writable mapping, and not of a file on
 a disk.
@@ -14,73 +21,96 @@ a disk.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from errno import EFAULT, EOPNOTSUPP
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, Extent
 from ioas.host.maps import Vma, page_order
-from ioas.run.memory import Space
-from ioas.run.shared import SharedFile, SharedFiles, SharedPin
+from ioas.run.buffers import Buffers
+from ioas.run.memory import AddressBacking, Space
+from ioas.run.shared import HeldPin, Holder, SharedFile, SharedFiles
+from ioas.run.uring import LARGEST
+from ioas.run.visit import Unavailable
 
-ByAddress = Callable[[int, Vma], None]
-"""Told the process and each area of which pages have been pinned by address."""
+ByAddress = Callable[[int, Vma, str], None]
+"""Told the process, each area of which pages have been pinned by address, and why they were not pinned otherwise."""
 
-
+_numbers = itertools.count(1)
 _MEMORY_FILES = (b"/memfd:", b"/dev/zero (deleted)", b"/dev/shm/", b"/SYSV", b"/anon_hugepage")
 
 
 class Pinner:
     """Pins memory of any address space; one for each supervisor."""
 
-    def __init__(self, files: SharedFiles, strict: bool, by_address: ByAddress) -> None:
+    def __init__(self, files: SharedFiles, buffers: Buffers, strict: bool, by_address: ByAddress) -> None:
         """`strict`: refuse what can only be pinned by address."""
         self._files = files
+        self._buffers = buffers
         self._strict = strict
         self._by_address = by_address
         self._map_files = may_use_map_files()
 
-    def pin(self, space: Space, start: int, count: int, write: bool) -> SharedPin:
+    def pin(self, space: Space, start: int, count: int, write: bool) -> HeldPin:
         """See `Space.pin`."""
         extents: list[Extent] = []
-        taken: list[SharedFile] = []
+        holders: list[Holder] = []
         try:
             for vma, low, high in _areas(space, start, start + (count << PAGE_SHIFT)):
                 _check_access(vma, low, write)
-                extents.append(self._extent(space, vma, low, high, write, taken))
+                extents += self._extents(space, vma, low, high, write, holders)
         except BaseException:
-            for file in taken:
-                self._files.drop(file)
+            for holder in holders:
+                holder.drop()
             raise
-        how = "shared file" if len(taken) == len(extents) else "address"
-        return SharedPin(tuple(extents), how, self._files, tuple(taken))
+        return HeldPin(tuple(extents), _how(extents), tuple(holders))
 
-    def _extent(self, space: Space, vma: Vma, low: int, high: int, write: bool, taken: list[SharedFile]) -> Extent:
-        """The pages from `low` to `high` of one area; a file that holds them is added to `taken`."""
-        count = (high - low) >> PAGE_SHIFT
+    def _extents(
+        self, space: Space, vma: Vma, low: int, high: int, write: bool, holders: list[Holder]
+    ) -> Iterable[Extent]:
+        """The pages from `low` to `high` of one area; what holds them is added to `holders`."""
         file = self._shared_file(space, vma, write) if vma.shared else None
-        if file is None:
+        if file is not None:
+            holders.append(file)
+            _check_file(file, vma, low, high, write)
+            return (Extent(file, vma.file_offset(low) >> PAGE_SHIFT, (high - low) >> PAGE_SHIFT, file.order),)
+        try:
+            return self._registered(space, vma, low, high, holders)
+        except Unavailable as error:
             if vma.inode:
                 _check_file_area(space, vma, low, high)
-            self._accept_address(space, vma, low)
-            return Extent(space.backing, low >> PAGE_SHIFT, count, page_order(vma))
-        taken.append(file)
-        if write and not file.in_memory:
-            raise refuse(EFAULT, "a device may not write to pages of a file on a disk", "address", low)
-        if vma.file_offset(high) > max(file.room, PAGE_SIZE << file.order):
-            raise refuse(EFAULT, "the mapping reaches beyond the end of its file", "address", low)
-        return Extent(file, vma.file_offset(low) >> PAGE_SHIFT, count, file.order)
+            self._accept_address(space, vma, low, str(error))
+            return (Extent(space.backing, low >> PAGE_SHIFT, (high - low) >> PAGE_SHIFT, page_order(vma)),)
 
-    def _accept_address(self, space: Space, vma: Vma, low: int) -> None:
+    def _registered(self, space: Space, vma: Vma, low: int, high: int, holders: list[Holder]) -> Iterable[Extent]:
+        """The same, pinned by io_uring. Raises Unavailable, with nothing added."""
+        if not vma.protection & mmap.PROT_WRITE:
+            raise Unavailable("io_uring pins only what the program may write to")
+        order = page_order(vma)
+        extents: list[Extent] = []
+        for at in range(low, high, LARGEST):
+            length = min(LARGEST, high - at)
+            try:
+                buffer = self._buffers.register(space, at, length, *_identity(vma, at))
+            except Unavailable:
+                for _ in extents:
+                    holders.pop().drop()
+                raise
+            holders.append(buffer)
+            extents.append(Extent(buffer, buffer.first, length >> PAGE_SHIFT, order))
+        return extents
+
+    def _accept_address(self, space: Space, vma: Vma, low: int, reason: str) -> None:
         if self._strict:
             kind = "shared memory that cannot be opened again" if vma.shared else "memory private to the process"
             raise refuse(
-                EOPNOTSUPP, f"--strict: {kind} would follow its address, not its pages; use a memfd", "address", low
+                EOPNOTSUPP, f"--strict: {kind} would follow its address, not its pages: {reason}", "address", low
             )
-        self._by_address(space.process, vma)
+        self._by_address(space.process, vma, reason)
 
     def _shared_file(self, space: Space, vma: Vma, write: bool) -> SharedFile | None:
         """The file that a shared mapping shows, with one more user; None when it cannot be opened again."""
@@ -132,6 +162,21 @@ def _places(space: Space, vma: Vma) -> Iterator[str | bytes]:
         yield vma.path
 
 
+def _how(extents: Iterable[Extent]) -> str:
+    """The weakest of the ways in which they are held."""
+    kinds = {type(extent.backing) for extent in extents}
+    if kinds == {SharedFile}:
+        return "shared file"
+    return "address" if AddressBacking in kinds else "io_uring"
+
+
+def _identity(vma: Vma, address: int) -> tuple[Hashable, int]:
+    """What the page at `address` is known by when it is pinned: a key, and the index under it (`Backing.key`)."""
+    if vma.shared and vma.inode:
+        return ("file", vma.device, vma.inode), vma.file_offset(address) >> PAGE_SHIFT
+    return ("pinned", next(_numbers)), address >> PAGE_SHIFT
+
+
 def _is(status: os.stat_result, vma: Vma) -> bool:
     return status.st_ino == vma.inode and status.st_dev == vma.device and stat.S_ISREG(status.st_mode)
 
@@ -161,6 +206,14 @@ def _check_access(vma: Vma, address: int, write: bool) -> None:
         raise _refused("the program may not write there, and the mapping asks for device writes", address)
     if not vma.protection & (mmap.PROT_READ | mmap.PROT_WRITE):  # on x86 a page that is writable is readable
         raise _refused("the program may not read there", address)
+
+
+def _check_file(file: SharedFile, vma: Vma, low: int, high: int, write: bool) -> None:
+    """Refuse writes to a disk, and pages beyond the end of the file. Raises KernelError(EFAULT)."""
+    if write and not file.in_memory:
+        raise _refused("a device may not write to pages of a file on a disk", low)
+    if vma.file_offset(high) > max(file.room, PAGE_SIZE << file.order):
+        raise _refused("the mapping reaches beyond the end of its file", low)
 
 
 def _check_file_area(space: Space, vma: Vma, low: int, high: int) -> None:

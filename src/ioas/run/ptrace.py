@@ -10,9 +10,12 @@ Numbers are those of include/uapi/linux/ptrace.h, wait.h and arch/x86/include/as
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
+import struct
+import threading
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -37,12 +40,19 @@ _SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
 _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
 _SIGINFO_SIZE = 128
 _WALL, _WNOTHREAD = 0x40000000, 0x20000000
+OWN = _WALL | _WNOTHREAD
+"""For wait(2): threads as well as processes, but only tracees and children of the calling thread."""
 _TRAP_OF_CALL = signal.SIGTRAP | 0x80
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+_sigaction = _libc.sigaction
+_sigaction.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_SA_NOCLDSTOP = 1
+_LOUD, _QUIET = (struct.pack("=Q128siiQ", 0, b"", flags, 0, 0) for flags in (0, _SA_NOCLDSTOP))
+"""struct sigaction of the C library: the default action."""
 _wait = _libc.waitpid
 _wait.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 
@@ -208,3 +218,33 @@ def wait(thread: int = -1, *, block: bool = True) -> Stop | None:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return Stop(found, status.value) if found else None
+
+
+class QuietStops:
+    """No SIGCHLD for children and tracees that merely stop (SA_NOCLDSTOP), while anyone wants that.
+
+    The stops of tracees are awaited; a signal for each would wake a thread that has nothing to do with them. What
+    stops in earnest meanwhile is signalled afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+
+    def begin(self) -> None:
+        """Be quiet until `end`."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                _sigaction(signal.SIGCHLD, _QUIET, None)
+
+    def end(self) -> None:
+        """Undo one `begin`. Called by the thread that the children are of."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            _sigaction(signal.SIGCHLD, _LOUD, None)
+        with contextlib.suppress(ChildProcessError):
+            if os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG | os.WNOWAIT | _WNOTHREAD):
+                os.kill(os.getpid(), signal.SIGCHLD)

@@ -58,14 +58,14 @@ class Reporter:
         if self.explain:
             self.say(f"{stopped}: {reason}")
 
-    def pinned_by_address(self, process: int, vma: Vma) -> None:
+    def pinned_by_address(self, process: int, vma: Vma, reason: str) -> None:
         """Memory has been pinned that only its address leads to."""
         self.by_address += 1
         if self.explain:
             kind = "shared, but cannot be opened again" if vma.shared else "private to the process"
-            key = f"{who(process, process)}: memory {vma.start:#x}-{vma.end - 1:#x} is {kind}: held by its address"
             self.warn_once(
-                f"{key}, so DMA follows a munmap or a new mapping there (a memfd would be held by its pages)"
+                f"{who(process, process)}: memory {vma.start:#x}-{vma.end - 1:#x} is {kind}, and {reason}: held by its "
+                "address, so DMA follows a munmap or a new mapping there (a memfd would be held by its pages)"
             )
 
     def bug(self, error: BaseException) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ioas.errors import KernelError, refuse
 from ioas.host import Capability, File, Host
+from ioas.run.buffers import Buffers
 from ioas.run.caller import ProcessCaller
 from ioas.run.eventfds import EventFds
 from ioas.run.files import Files, Given
@@ -108,7 +109,8 @@ class Server:
         self.files = Files(reporter.bug, mmio.files if mmio else None)
         self.mmio = mmio
         self.memory_files = SharedFiles(later)
-        pinner = Pinner(self.memory_files, machine.strict, reporter.pinned_by_address)
+        self.buffers = Buffers(listener, lambda: self._call)
+        pinner = Pinner(self.memory_files, self.buffers, machine.strict, reporter.pinned_by_address)
         self.processes = Processes(pinner, self, watch, unwatch)
         self.view = view
         self.stage = stage
@@ -314,7 +316,8 @@ class Server:
         """Close everything: the program and its descendants are gone."""
         with self.lock:
             self.files.close_all()
-            self.memory_files.close_idle()
+            self.memory_files.close()
             self.processes.close()
             self.eventfds.close()
+            self.buffers.close()
             self.listener.close()

@@ -16,9 +16,10 @@ import ctypes
 import mmap
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable
 from errno import EFAULT, EINVAL
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, Extent
@@ -45,8 +46,9 @@ Later = Callable[[Callable[[], None]], None]
 class SharedFile:
     """An open file of the program's whose pages are pinned (implements `ioas.host.Backing`). Made by `SharedFiles`."""
 
-    def __init__(self, fd: int, writable: bool) -> None:
+    def __init__(self, owner: SharedFiles, fd: int, writable: bool) -> None:
         status = os.fstat(fd)
+        self._owner = owner
         self.key: Hashable = ("file", status.st_dev, status.st_ino)
         self.writable = writable
         self.magic = _MAGIC.get(status.st_dev) or _MAGIC.setdefault(status.st_dev, filesystem(fd))
@@ -75,13 +77,18 @@ class SharedFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Read; raises KernelError(EFAULT) beyond the file's last page: the program has made it shorter."""
-        data = os.pread(self._fd, length, offset)
-        while len(data) < length:
-            more = os.pread(self._fd, length - len(data), offset + len(data))
-            if not more:
-                self._check(offset + length)
-                return data + bytes(length - len(data))
-            data += more
+        try:
+            data = os.pread(self._fd, length, offset)
+            while len(data) < length:
+                more = os.pread(self._fd, length - len(data), offset + len(data))
+                if not more:
+                    self._check(offset + length)
+                    return data + bytes(length - len(data))
+                data += more
+        except OSError as error:
+            if isinstance(error, KernelError):
+                raise
+            raise refuse(EFAULT, f"the file cannot be read: {error.strerror}", "address", offset) from error
         return data
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -102,6 +109,10 @@ class SharedFile:
     def _write(self, offset: int, view: memoryview) -> int:
         return self._window.write(offset, view) if self._window else os.pwrite(self._fd, view, offset)
 
+    def drop(self) -> None:
+        """One user less."""
+        self._owner.drop(self)
+
     def close(self) -> None:
         """Close our descriptor. Called by the last user."""
         if self._window:
@@ -110,21 +121,30 @@ class SharedFile:
 
 
 class _Window:
-    """A mapping of a whole hugetlbfs file, made when first written to and again when the file has grown."""
+    """A mapping of a whole hugetlbfs file, made when first written to and again when the file has grown.
+
+    Several device models may write at once: none may have the mapping taken away.
+    """
 
     def __init__(self, fd: int) -> None:
+        self._lock = threading.Lock()
         self._fd = fd
         self._address = 0
         self._length = 0
         self._memory = -1
 
     def write(self, offset: int, view: memoryview) -> int:
-        if offset + len(view) > self._length:
-            self._map(os.fstat(self._fd).st_size)
-        return os.pwrite(self._memory, view, self._address + offset)
+        with self._lock:
+            if offset + len(view) > self._length:
+                self._map(os.fstat(self._fd).st_size)
+            return os.pwrite(self._memory, view, self._address + offset)
+
+    def close(self) -> None:
+        with self._lock:
+            self._unmap()
 
     def _map(self, length: int) -> None:
-        self.close()
+        self._unmap()
         protection = mmap.PROT_READ | mmap.PROT_WRITE
         address = _libc.mmap(None, length, protection, mmap.MAP_SHARED, self._fd, 0)
         if address in (None, ctypes.c_void_p(-1).value):
@@ -133,32 +153,37 @@ class _Window:
         self._address, self._length = int(address), length
         self._memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
 
-    def close(self) -> None:
+    def _unmap(self) -> None:
         if self._memory >= 0:
             _libc.munmap(self._address, self._length)
             os.close(self._memory)
             self._memory, self._length = -1, 0
 
 
-class SharedPin:
-    """Pages held, of shared files or by address (implements `ioas.host.Pin`)."""
+class Holder(Protocol):
+    """What holds pages of a pin: a `SharedFile`, a `RegisteredBuffer`."""
 
-    __slots__ = ("_files", "_owner", "extents", "how")
+    def drop(self) -> None:
+        """One user less."""
+        ...
 
-    def __init__(
-        self, extents: tuple[Extent, ...], how: str, owner: SharedFiles, files: tuple[SharedFile, ...]
-    ) -> None:
-        """`files` have been taken from `owner` once for this pin."""
+
+class HeldPin:
+    """Pages held, by holders or by their address (implements `ioas.host.Pin`)."""
+
+    __slots__ = ("_holders", "extents", "how")
+
+    def __init__(self, extents: tuple[Extent, ...], how: str, holders: tuple[Holder, ...]) -> None:
+        """`holders` have this pin as a user, each as often as it stands there."""
         self.extents = extents
         self.how = how
-        self._owner = owner
-        self._files = files
+        self._holders = holders
 
     def release(self) -> None:
         """Let go. Idempotent."""
-        files, self._files = self._files, ()
-        for file in files:
-            self._owner.drop(file)
+        holders, self._holders = self._holders, ()
+        for holder in holders:
+            holder.drop()
 
 
 class SharedFiles:
@@ -170,10 +195,12 @@ class SharedFiles:
 
     def __init__(self, later: Later) -> None:
         self._lock = threading.Lock()
+        self._forsaken: deque[SharedFile] = deque()
         self._files: dict[Hashable, SharedFile] = {}
         self._idle: SharedFile | None = None
         self._idle_is_new = False
         self._waiting = False
+        self._closed = False
         self._later = later
 
     def __len__(self) -> int:
@@ -182,6 +209,7 @@ class SharedFiles:
     def known(self, device: int, inode: int, write: bool) -> SharedFile | None:
         """The file with one more user when it is open already, and open for writing if `write`."""
         with self._lock:
+            self._settle()
             file = self._files.get(("file", device, inode))
             if file is None or (write and not file.writable):
                 return None
@@ -190,7 +218,7 @@ class SharedFiles:
 
     def take(self, fd: int, writable: bool) -> SharedFile:
         """The file behind our descriptor `fd`, which is used up, with one more user."""
-        new = SharedFile(fd, writable)
+        new = SharedFile(self, fd, writable)
         with self._lock:
             file = self._files.get(new.key)
             if file is None or (writable and not file.writable):
@@ -208,20 +236,22 @@ class SharedFiles:
     def drop(self, file: SharedFile) -> None:
         """One user less; a file without users is closed, at once or a moment later."""
         with self._lock:
-            file.users -= 1
-            if file.users:
-                return
-            former, self._idle = self._idle, file
-            self._idle_is_new = True
-            if former:
-                self._close(former)
-            if not self._waiting:
-                self._waiting = True
-                self._later(self._tidy)
+            self._drop(file)
 
-    def close_idle(self) -> None:
-        """Close a file that stays open without users."""
+    def forsake(self, file: SharedFile) -> None:
+        """The same for the garbage collector, which comes at any moment, even to a thread that has the lock."""
+        self._forsaken.append(file)
+        if not self._closed:
+            self._later(self._collect)
+
+    def close(self) -> None:
+        """Close a file that stays open without users; `later` is not called any more."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         with self._lock:
+            self._settle()
             former, self._idle = self._idle, None
             if former:
                 self._close(former)
@@ -234,7 +264,28 @@ class SharedFiles:
                 self._later(self._tidy)
                 return
             self._waiting = False
-        self.close_idle()
+        self._close_idle()
+
+    def _collect(self) -> None:
+        with self._lock:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Drop what has been forsaken; with the lock."""
+        while self._forsaken:
+            self._drop(self._forsaken.popleft())
+
+    def _drop(self, file: SharedFile) -> None:
+        file.users -= 1
+        if file.users:
+            return
+        former, self._idle = self._idle, file
+        self._idle_is_new = True
+        if former:
+            self._close(former)
+        if not self._waiting:
+            self._waiting = True
+            self._later(self._tidy)
 
     def _use(self, file: SharedFile) -> None:
         if file is self._idle:
@@ -257,14 +308,14 @@ class ClientFile:
         self._what = what
 
     def __del__(self) -> None:
-        self._files.drop(self._file)
+        self._files.forsake(self._file)
 
     @property
     def size(self) -> int:
         """Bytes in the file now."""
         return self._file.size
 
-    def pin(self, start: int, count: int, write: bool) -> SharedPin:
+    def pin(self, start: int, count: int, write: bool) -> HeldPin:
         """Pin `count` pages from byte `start`.
 
         Raises KernelError(EINVAL) beyond its end (follows memfd_pin_folios, mm/gup.c, 7.3).
@@ -273,7 +324,7 @@ class ClientFile:
         if start + (count << PAGE_SHIFT) > file.size:  # whole pages, so the file's last one must be whole too
             raise self._refuse(f"the file has only {file.size:#x} bytes")
         self._files.again(file)
-        return SharedPin((Extent(file, start >> PAGE_SHIFT, count, file.order),), "shared file", self._files, (file,))
+        return HeldPin((Extent(file, start >> PAGE_SHIFT, count, file.order),), "shared file", (file,))
 
     def _refuse(self, reason: str) -> KernelError:
         return refuse(EINVAL, reason, "file", self._what)

@@ -184,6 +184,7 @@ class Supervisor:
             stage,
             self._offer_mmio(mmio),
         )
+        server.buffers.tracer = tracer
         watcher.watch(server.files.epoll.fileno(), released)
         watcher.watch(launched.channel.fileno(), executed)
         watcher.start()

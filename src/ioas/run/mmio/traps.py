@@ -27,7 +27,8 @@ from ioas.run.ptrace import Stop
 from ioas.run.tracer import Tracer
 
 _OPTIONS = (
-    ptrace.OPTION_TRACE_FORK
+    ptrace.OPTION_SYSGOOD  # for visits
+    | ptrace.OPTION_TRACE_FORK
     | ptrace.OPTION_TRACE_VFORK
     | ptrace.OPTION_TRACE_CLONE
     | ptrace.OPTION_TRACE_EXEC

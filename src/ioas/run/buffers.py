@@ -1,0 +1,187 @@
+"""Memory of the program that the kernel keeps pinned for us: registered buffers of a ring (`ioas.run.uring`).
+
+A thread of the program has to register them itself, so the thread whose call is being served is made to
+(`ioas.run.visit`). It gets the ring's descriptor for a moment, registers the ring itself, and closes the
+descriptor; from then on it names the ring by an index that no program can see, and one call is enough for each buffer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable
+from errno import EBADF, EFAULT, EINVAL, ENOMEM
+from typing import TYPE_CHECKING
+
+from ioas.errors import refuse
+from ioas.host import PAGE_SHIFT
+from ioas.run import uring
+from ioas.run.kernel import Transfer
+from ioas.run.listener import Call, Gone, Listener
+from ioas.run.ptrace import QuietStops
+from ioas.run.uring import Ring
+from ioas.run.visit import Unavailable, Visit
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ioas.run.memory import Space
+    from ioas.run.tracer import Tracer
+
+_NR_CLOSE = 3
+_LAST_NUMBER, _FIRST_NUMBER = 1023, 32
+_INDICES_KEPT = 1024
+
+
+class RegisteredBuffer:
+    """Pages that stay what they are (implements `ioas.host.Backing`); a holder of a pin. Made by `Buffers`."""
+
+    def __init__(self, owner: Buffers, ring: Ring, slot: int, address: int, key: Hashable, page: int) -> None:
+        """`address`: where the buffer was registered; `page`: the index of its first page within what `key` names."""
+        self.key = key
+        self.first = page
+        self.users = 1
+        self._owner = owner
+        self._ring = ring
+        self._slot = slot
+        self._shift = address - (page << PAGE_SHIFT)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read. Raises KernelError(EFAULT) outside of the buffer."""
+        return self._ring.read(self._slot, offset + self._shift, length)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write; raises as `read`."""
+        self._ring.write(self._slot, offset + self._shift, data)
+
+    def drop(self) -> None:
+        """One user less; without users the pages are unpinned."""
+        self._ring.give_back(self._slot)
+
+
+class Buffers:
+    """Registers memory of the thread whose call is being served. Used by the thread that serves calls."""
+
+    def __init__(self, listener: Listener, current: Callable[[], Call]) -> None:
+        """`current`: the call that is being served."""
+        self.tracer: Tracer | None = None
+        """Who keeps threads seized, if anyone does."""
+        self.quiet = QuietStops()
+        self._listener = listener
+        self._current = current
+        self._transfer = Transfer()
+        self._rings: list[Ring] = []
+        self._indices: dict[tuple[int, int], int] = {}
+        self._impossible = ""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rings))
+
+    def register(self, space: Space, address: int, length: int, key: Hashable, page: int) -> RegisteredBuffer:
+        """Pin `length` bytes (whole pages, at most `uring.LARGEST`) from `address`.
+
+        Raises Unavailable: it cannot be done here, the text says why; KernelError(EFAULT): the kernel finds no memory
+        there that it may pin, or the program has been killed.
+        """
+        ring, slot = self._slot()
+        filled = False
+        try:
+            result = self._register(space, ring, uring.IOVEC.pack(address, length), slot)
+            filled = result == 1
+        except Gone:
+            raise refuse(EFAULT, "the program has been killed", "address", address) from None
+        finally:
+            if not filled:
+                ring.give_back(slot, filled=False)
+        if not filled:
+            raise _failure(result, address)
+        return RegisteredBuffer(self, ring, slot, address, key, page)
+
+    def close(self) -> None:
+        """Let go of every page."""
+        for ring in self._rings:
+            ring.close()
+        self._rings.clear()
+
+    def _slot(self) -> tuple[Ring, int]:
+        """Room for a buffer, in a new ring if need be. Raises Unavailable."""
+        for ring in self._rings:
+            slot = ring.take()
+            if slot is not None:
+                return ring, slot
+        if not self._impossible:
+            try:
+                self._rings.append(Ring())
+                return self._slot()
+            except OSError as error:
+                self._impossible = f"io_uring cannot be used here ({error.strerror})"
+        raise Unavailable(self._impossible)
+
+    def _register(self, space: Space, ring: Ring, iovec: bytes, slot: int) -> int:
+        """Have the thread register a buffer; what io_uring_register(2) returned. Raises Gone, Unavailable."""
+        known = self._indices.get((space.thread, ring.fd))
+        for index in (known, None) if known is not None else (None,):
+            visit, index = self._visit(space, ring, index)
+            with visit.scratch(uring.UPDATE.size + len(iovec)) as at:
+                visit.write(at, uring.UPDATE.pack(slot, 0, at + uring.UPDATE.size, 0, 1, 0) + iovec)
+                operation = uring.REGISTER_BUFFERS_UPDATE | uring.USE_REGISTERED_RING
+                result = visit.call(uring.NR_REGISTER, index, operation, at, uring.UPDATE.size)
+            if known is None or result not in (-EBADF, -EINVAL):  # another thread with the same id, or a new program
+                break
+        return result
+
+    def _visit(self, space: Space, ring: Ring, index: int | None) -> tuple[Visit, int]:
+        """The thread, standing, and the index by which it knows the ring."""
+        call = self._current()
+        if space.thread != call.thread:
+            raise Unavailable("it belongs to another process than the one that makes the call")
+        visit = self._listener.visit
+        if not isinstance(visit, Visit) or visit.ident != call.ident:
+            visit = None
+        if index is not None:
+            return visit or self._begin(call), index
+        number = self._give(call, ring)
+        visit = visit or self._begin(call)
+        with visit.scratch(uring.RING_UPDATE.size) as at:
+            visit.write(at, uring.RING_UPDATE.pack(uring.ANY_INDEX, 0, number))
+            result = visit.call(uring.NR_REGISTER, number, uring.REGISTER_RING_FDS, at, 1)
+            index = uring.RING_UPDATE.unpack(visit.read(at, uring.RING_UPDATE.size))[0]
+        visit.call(_NR_CLOSE, number)
+        if result != 1:
+            raise Unavailable(f"io_uring_register is refused ({os.strerror(-result)})")
+        if len(self._indices) >= _INDICES_KEPT:
+            self._indices.clear()
+        self._indices[space.thread, ring.fd] = index
+        return visit, index
+
+    def _give(self, call: Call, ring: Ring) -> int:
+        """Put the ring's descriptor into the thread: its number there. Raises Unavailable, Gone."""
+        for number in (_free_number(call.thread), None):
+            try:
+                return self._listener.give(call.ident, ring.fd, number, True, answer=False)
+            except OSError as error:  # EBADF: it is beyond RLIMIT_NOFILE
+                reason = error.strerror
+        raise Unavailable(f"it can have no descriptor for the while ({reason})")
+
+    def _begin(self, call: Call) -> Visit:
+        tracer = self.tracer if self.tracer and self.tracer.owns(call.thread) else None
+        visit = self._listener.visit = Visit(self._listener, call, self._transfer, self.quiet, tracer)
+        return visit
+
+
+def _failure(result: int, address: int) -> Exception:
+    """What a registration that returned `result` raises."""
+    if result == -EFAULT:
+        return refuse(EFAULT, "the kernel finds no memory there that it may pin", "address", address)
+    if result == -ENOMEM:
+        return Unavailable("RLIMIT_MEMLOCK does not allow more pinned pages")
+    return Unavailable(f"io_uring_register is refused ({os.strerror(-result)})")
+
+
+def _free_number(thread: int) -> int | None:
+    """A descriptor number that the thread does not use, far from those that it is given next; None for any."""
+    for number in range(_LAST_NUMBER, _FIRST_NUMBER, -1):
+        try:
+            os.readlink(f"/proc/{thread}/fd/{number}")
+        except OSError:
+            return number
+    return None
