@@ -195,6 +195,9 @@ def test_device_files_poll_as_ready_and_cannot_be_added_to_epoll_like_files_with
                 assert error.errno == 1
             else:
                 raise AssertionError
+        faults = call(os.open("/dev/iommu", os.O_RDWR), 0x3B8E, "=4I", 0, 0, 0)[3]  # a queue of page faults has one
+        queue = select.epoll(); queue.register(faults, select.EPOLLIN | select.EPOLLOUT)
+        assert queue.poll(0) == [(faults, select.EPOLLOUT)]
         """,
     )
 

@@ -8,6 +8,7 @@ import struct
 from errno import EINVAL, ENODEV, EPERM, ESPIPE
 
 from ioas.errors import KernelError, refuse
+from ioas.host import EventSource
 from ioas.run.attribute import AttributeFile
 from ioas.run.caller import ProcessCaller
 from ioas.run.files import Given
@@ -220,7 +221,7 @@ def on_seek(server: Server, call: Call) -> int | Outcome:
 def on_epoll(server: Server, call: Call) -> int | Outcome:
     """epoll_ctl(2) that adds: refused for files without a poll operation (ep_can_poll), which device files are."""
     found = server.find(call, call.arguments[2])
-    return -EPERM if found and not isinstance(found[1].file, AttributeFile) else Outcome.PROCEED
+    return -EPERM if found and not isinstance(found[1].file, (AttributeFile, EventSource)) else Outcome.PROCEED
 
 
 def on_dup(server: Server, call: Call) -> int | Outcome:
