@@ -7,6 +7,7 @@ out a transfer that leaves the device's buffer, into its own memory, and logs it
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from ioas.soft.pci import Bar, Capability, Function, Msi, Option
@@ -44,6 +45,8 @@ class Edu(Function):
 
     dma_mask = Option((1 << 28) - 1, "the address bits that the DMA engine has", minimum=0, maximum=(1 << 64) - 1)
 
+    pri = Option(False, "asks for missing pages by page requests where somebody answers them; QEMU's edu does not")
+
     # Below 0x80 accesses have 4 bytes, from there on 4 or 8; a narrow write to a wide register clears its upper half.
     mmio = Bar(0, 1 << 20)
     identification = mmio.register(0x00, "RO", reset=0x010000ED)
@@ -61,6 +64,7 @@ class Edu(Function):
     def __init__(self, /, **options: str | int | bool | float) -> None:
         super().__init__(**options)
         self.buffer = bytearray(BUFFER_SIZE)
+        self.page_requests = self.pri
 
     def reset(self) -> None:
         """QEMU's edu has no reset of its own: registers, buffer and a transfer under way outlive a bus reset."""
@@ -115,24 +119,29 @@ class Edu(Function):
             self.after(DMA_DELAY, self._transfer)
 
     def _transfer(self) -> None:
-        if self.dma_command & DMA_TO_MEMORY:
-            self._to_memory(self.dma_source, self.dma_destination, self.dma_count)
-        else:
-            self._from_memory(self.dma_source, self.dma_destination, self.dma_count)
+        write = bool(self.dma_command & DMA_TO_MEMORY)
+        inside, outside = self.dma_destination, self.dma_source
+        if write:
+            inside, outside = outside, inside
+        if not self._in_buffer(inside, self.dma_count):
+            self._finish_transfer()
+            return
+        address = self._clamp(outside)
+        move = partial(self._move, inside - BUFFER, address, write=write)
+        self.dma.when_present(address, self.dma_count, move, write=write)
+
+    def _move(self, start: int, address: int, *, write: bool) -> None:
+        part = slice(start, start + self.dma_count)
+        if write:
+            self.dma.write(address, self.buffer[part])
+        elif (data := self.dma.read(address, self.dma_count)) is not None:
+            self.buffer[part] = data
+        self._finish_transfer()
+
+    def _finish_transfer(self) -> None:
         self.dma_command &= ~DMA_START
         if self.dma_command & DMA_INTERRUPT:
             self._raise(DMA_DONE)
-
-    def _to_memory(self, source: int, destination: int, count: int) -> None:
-        if self._in_buffer(source, count):
-            start = source - BUFFER
-            self.dma.write(self._clamp(destination), self.buffer[start : start + count])
-
-    def _from_memory(self, source: int, destination: int, count: int) -> None:
-        if self._in_buffer(destination, count):
-            data = self.dma.read(self._clamp(source), count)
-            if data is not None:
-                self.buffer[destination - BUFFER : destination - BUFFER + count] = data
 
     def _in_buffer(self, start: int, count: int) -> bool:
         if start >= BUFFER and start + count <= BUFFER + BUFFER_SIZE:

@@ -66,6 +66,9 @@ class KernelCaller:
     def adopt(self, fd: int) -> None:
         """Nothing: the kernel closes what is closed."""
 
+    def settle(self, fd: int) -> None:
+        """Nothing: the kernel knows what is to be read."""
+
     def close_fd(self, fd: int) -> None:
         """Close a descriptor. Raises KernelError(EBADF)."""
         try:

@@ -77,6 +77,24 @@ class DmaPort:
             return False
         return True
 
+    def missing(self, iova: int, length: int, *, write: bool, pasid: int | None = None) -> int | None:
+        """Where a transfer would stop because no page is there, or not with this permission; None when it would not.
+
+        What a page request cannot mend (no domain, outside the aperture) is not missing.
+        """
+        try:
+            domain, epoch = self._begin(iova, pasid)
+        except _FaultError:
+            return None
+        try:
+            _translate(domain, iova, length, WRITE if write else READ)
+        except _FaultError as stopped:
+            return stopped.iova if stopped.reason in ("not mapped", "permission") else None
+        finally:
+            if domain is not None:
+                domain.epoch.leave(epoch)
+        return None
+
     def _read(self, iova: int, length: int, pasid: int | None) -> bytes:
         domain, epoch = self._begin(iova, pasid)
         try:

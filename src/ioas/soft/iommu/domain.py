@@ -55,6 +55,8 @@ class Domain:
         """It does (IOMMU_HWPT_SET_DIRTY_TRACKING)."""
         self.nest_parent = nest_parent
         self.pasid = pasid
+        self.reports_faults = False
+        """Page requests of its devices go to somebody who answers."""
         self.attached = 0
         """How many times a requester, or a PASID of one, is attached; kept by `Requester.attach`."""
         self.epoch = Epoch()

@@ -77,6 +77,8 @@ class NestedDomain:
         self.unit = parent.unit
         self.parent = parent
         self.geometry = geometry
+        self.reports_faults = False
+        """As `Domain.reports_faults`."""
         self.attached = 0
         """As `Domain.attached`."""
         self.epoch = Epoch()

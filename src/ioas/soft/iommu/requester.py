@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import EINVAL, ENODEV, EPERM
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from ioas.soft.iommu.system import Group, System
     from ioas.soft.iommu.types import ReservedRegion
     from ioas.soft.iommu.unit import AnyDomain, Unit
+
+Pager = Callable[[int, bool, "int | None", Callable[[bool], None]], bool]
+"""Takes a page request: IOVA, whether it is to be written, the PASID, and what to do with the answer (True: the page is
+there now). Returns whether somebody will answer."""
 
 
 class Requester:
@@ -29,6 +34,10 @@ class Requester:
         """Regions that firmware wants mapped one to one for this device (RMRR); empty as a rule."""
         self.dirty_tracking = True
         """Whether the device leaves dirty tracking to its unit (the selftests' MOCK_FLAGS_DEVICE_NO_DIRTY does not)."""
+        self.page_requests = False
+        """Whether the device asks for pages that are not there (PCI: PRI) where somebody answers."""
+        self.pager: Pager | None = None
+        """Who takes its requests to somebody who answers; there while it is bound."""
         self.max_pasid_log2 = 0
         """Width of the PASIDs that the device itself can send; 0: none."""
         self.domains: dict[int | None, AnyDomain] = {}
@@ -100,4 +109,6 @@ class Requester:
                 "device",
                 self.name,
             )
+        if domain.reports_faults and not self.page_requests:
+            raise refuse(ENODEV, "the domain has a fault queue and the device asks for no pages", "device", self.name)
         domain.admit(self)

@@ -7,6 +7,8 @@ from errno import EINVAL, ENODEV, EOPNOTSUPP
 from typing import TYPE_CHECKING, ClassVar
 
 from ioas.errors import KernelError, refuse
+from ioas.host import PAGE_SIZE
+from ioas.soft.iommufd.fault import report
 from ioas.soft.iommufd.group import DeviceGroup, Pasid
 from ioas.soft.iommufd.hwpt import HardwareTable, make_table
 from ioas.soft.iommufd.ioas import Ioas
@@ -15,7 +17,13 @@ from ioas.uapi.iommufd import (
     IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
     IOMMU_HWPT_ALLOC_NEST_PARENT,
     IOMMU_HWPT_ALLOC_PASID,
+    IOMMU_PGFAULT_FLAGS_LAST_PAGE,
+    IOMMU_PGFAULT_FLAGS_PASID_VALID,
+    IOMMU_PGFAULT_PERM_READ,
+    IOMMU_PGFAULT_PERM_WRITE,
+    IOMMUFD_PAGE_RESP_SUCCESS,
     iommu_hw_info_vtd,
+    iommu_hwpt_pgfault,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 _Change = Callable[[HardwareTable], HardwareTable | None]
 """Attaches or replaces; returns a table to put."""
 
+_REQUEST_MASK = (1 << 9) - 1
 _VTD_ECAP_SC = 1 << 7
 """Snoop control (VT-d specification 11.4.3): the unit can override a device's no-snoop."""
 
@@ -40,7 +49,7 @@ class Device(Object):
     Its methods take the machine's lock and may be called from anywhere.
     """
 
-    __slots__ = ("group", "requester", "unit", "vdevice")
+    __slots__ = ("_requests", "group", "requester", "unit", "vdevice")
 
     kind = "device"
     holds_context: ClassVar[bool] = True
@@ -52,6 +61,8 @@ class Device(Object):
         self.requester = requester
         self.unit = unit
         self.group = group
+        self._requests = 0
+        """A number for each page request, of 9 bits as on the bus."""
         self.vdevice: VirtualDevice | None = None
         """As which a virtual machine sees it."""
 
@@ -70,6 +81,7 @@ class Device(Object):
                 raise refuse(ENODEV, f"{requester.name} is in no IOMMU group", "device", requester.name)
             group.claim(context)
             device = cls(context, requester, unit, DeviceGroup.of(context, group))
+            requester.pager = device.request_page
             device.users += 1  # whoever binds, until unbind
             if cls.holds_context:
                 context.get()
@@ -112,6 +124,20 @@ class Device(Object):
                 self.detach(pasid)
             self.context.objects.put_and_destroy(self)
 
+    def request_page(self, iova: int, write: bool, pasid: Pasid, answered: Callable[[bool], None]) -> bool:
+        """The device asks for a page (`ioas.soft.iommu.requester.Pager`)."""
+        flags = IOMMU_PGFAULT_FLAGS_LAST_PAGE | (IOMMU_PGFAULT_FLAGS_PASID_VALID if pasid is not None else 0)
+        with self.context.lock:
+            self._requests = self._requests + 1 & _REQUEST_MASK
+            fault = iommu_hwpt_pgfault(
+                flags=flags,
+                pasid=pasid or 0,
+                grpid=self._requests,
+                perm=IOMMU_PGFAULT_PERM_WRITE if write else IOMMU_PGFAULT_PERM_READ,
+                addr=iova & -PAGE_SIZE,
+            )
+            return report(self, [fault], lambda code: answered(code == IOMMUFD_PAGE_RESP_SUCCESS))
+
     def uses(self) -> Sequence[Object]:
         """The page tables that it is attached to."""
         return [one.table for one in self.group.attachments.values() if self in one.devices]
@@ -120,6 +146,7 @@ class Device(Object):
         """Give the group back (iommufd_device_destroy, and iommufd_device_pre_destroy before it)."""
         if self.vdevice is not None:
             self.context.objects.bury(self.vdevice)
+        self.requester.pager = None
         self.group.group.release(self.context)
         self.group.put()
         if self.holds_context:

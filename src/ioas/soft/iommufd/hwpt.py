@@ -54,6 +54,7 @@ class HardwareTable(Object):
     def report_to(self, queue: FaultQueue) -> None:
         """Let page faults of attached devices go to `queue`, for good."""
         self.fault = queue
+        self.domain.reports_faults = True
         queue.users += 1
 
     def put(self) -> None:

@@ -12,7 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, ClassVar
 
 from ioas.errors import KernelError, refuse
-from ioas.soft.iommu import Requester, System, Unit, mock_unit
+from ioas.soft.iommu import Group, Requester, System, Unit, mock_unit
 from ioas.soft.iommufd.device import Device
 from ioas.soft.iommufd.dispatch import Call
 from ioas.soft.iommufd.mock_nested import MockNested, MockViommu, make_mock_nested
@@ -176,6 +176,10 @@ class MockRequester(Requester):
     """The mock device's: every second attach of PASID 1024 fails, so that tests see a replace fail half-way."""
 
     _failing = False
+
+    def __init__(self, system: System, name: str, unit: Unit | None, group: Group | None) -> None:
+        super().__init__(system, name, unit, group)
+        self.page_requests = True
 
     def attach(self, domain: AnyDomain | None, pasid: int | None = None) -> None:
         """As every requester's, but for what mock_domain_set_dev_pasid_nop does. Raises KernelError(ENOMEM)."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ioas.soft.iommu import FaultRecord
@@ -38,6 +40,28 @@ class Dma:
         if not self._allowed(iova, length, True, pasid):
             return False
         return self._function.requester.dma.write(iova, data, pasid)
+
+    def when_present(
+        self, iova: int, length: int, action: Callable[[], None], *, write: bool, pasid: int | None = None
+    ) -> None:
+        """Run `action` once the pages under a transfer are there, or once it is clear that nobody will bring them.
+
+        A device that asks for pages (`Function.page_requests`) sends page requests for what is missing, one after the
+        other, while its domain has somebody who answers. For all others this is just `action()`. It never waits: an
+        action that comes later runs as one of `Function.after` does.
+        """
+        requester = self._function.requester
+        if not requester.page_requests or requester.pager is None or not self._function.master_enabled:
+            action()
+            return
+        missing = requester.dma.missing(iova, length, write=write, pasid=pasid)
+
+        def answered(present: bool) -> None:
+            again = partial(self.when_present, iova, length, action, write=write, pasid=pasid)
+            self._function.after(0, again if present else action)
+
+        if missing is None or not requester.pager(missing, write, pasid, answered):
+            action()
 
     def _allowed(self, iova: int, length: int, write: bool, pasid: int | None) -> bool:
         if self._function.master_enabled:

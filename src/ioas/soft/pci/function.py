@@ -71,6 +71,8 @@ class Function:
     """24 bits: base class, subclass, programming interface."""
     subsystem_vendor_id: ClassVar[int] = 0
     subsystem_id: ClassVar[int] = 0
+    page_requests: bool = False
+    """Whether it asks for pages that are missing (PRI), by `Dma.when_present`. Set before it is plugged."""
     interrupt_pin: ClassVar[int] = 0
     """1 to 4 for INTA to INTD; 0: no INTx."""
     capabilities: ClassVar[tuple[Capability, ...]] = ()

@@ -160,6 +160,7 @@ class Topology:
                 group = isolation.shared_group(function, groups) or self.system.add_group()
                 groups[function] = group
             function.requester = Requester(self.system, str(function.bdf), self.unit, group)
+            function.requester.page_requests = function.page_requests
 
     def close(self) -> None:
         """Stop the machine's time: nothing that models have under way happens any more. Idempotent."""
