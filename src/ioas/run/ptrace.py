@@ -206,6 +206,23 @@ def set_signal_mask(thread: int, mask: int) -> None:
     _request(_SETSIGMASK, thread, 8, ctypes.addressof(word))
 
 
+class Waiter:
+    """``wait()`` for any tracee, with what it needs prepared, for who waits often."""
+
+    def __init__(self) -> None:
+        self._status = ctypes.c_int()
+        self._wait = _libc["waitpid"]
+        self._arguments = (ctypes.c_int(-1), ctypes.byref(self._status), ctypes.c_int(_WALL | _WNOTHREAD))
+
+    def __call__(self) -> tuple[int, int]:
+        """The thread and its status, as `Stop` has them. Raises as `wait`."""
+        found: int = self._wait(*self._arguments)
+        if found < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+        return found, self._status.value
+
+
 def wait(thread: int = -1, *, block: bool = True) -> Stop | None:
     """Wait for a tracee of the calling thread (-1: any) to stop or end; None when not `block` and nothing has.
 

@@ -14,13 +14,15 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from ioas.run import ptrace
 from ioas.run.jobs import NUDGE
 from ioas.run.ptrace import Stop
 
 T = TypeVar("T")
+P = ParamSpec("P")
+_BUS_ERROR = signal.SIGBUS << 8 | 0x7F
 _NUDGE_EVERY = 0.005
 
 
@@ -63,6 +65,8 @@ class Tracer(threading.Thread):
         super().__init__(name="ioas-tracer", daemon=True)
         self.on_stop: Callable[[Stop], None] = _let_run
         """Called for each stop of a tracee that no job waits for; must see to it that the tracee runs again."""
+        self.on_fault: Callable[[int, int], None] | None = None
+        """Called instead, with thread and signal, when SIGBUS is about to be delivered: this has to be quick."""
         self._ended = ended
         self._failed = failed
         self._tracees: set[int] = set()
@@ -130,6 +134,7 @@ class Tracer(threading.Thread):
 
     def run(self) -> None:
         """Carry out jobs and hand on stops until `close`."""
+        wait = ptrace.Waiter()
         while not self._closing:
             while self._jobs:
                 self._next_job()
@@ -138,14 +143,16 @@ class Tracer(threading.Thread):
                     self._work.wait_for(lambda: self._jobs or self._closing)
                 continue
             try:
-                stop = ptrace.wait()
+                thread, status = wait()
             except InterruptedError:
                 continue
             except ChildProcessError:
                 self._tracees.clear()
                 continue
-            if stop is not None:
-                self._handle(self._noted(stop))
+            if status == _BUS_ERROR and self.on_fault:
+                self._guard(self.on_fault, thread, signal.SIGBUS)
+            else:
+                self._handle(self._noted(Stop(thread, status)))
 
     def _next_job(self) -> None:
         with self._work:
@@ -176,8 +183,11 @@ class Tracer(threading.Thread):
     def _handle(self, stop: Stop) -> None:
         if not stop.stands:
             return
+        self._guard(self.on_stop, stop)
+
+    def _guard(self, action: Callable[P, None], *arguments: P.args, **keywords: P.kwargs) -> None:
         try:
-            self.on_stop(stop)
+            action(*arguments, **keywords)
         except ProcessLookupError:
             pass  # killed while it stood
         except Exception as error:  # the others must go on being served

@@ -20,7 +20,10 @@ from ioas.run.mmio.machine import NotEmulated, Silent
 
 _QUERY = 0xC0686611  # PROCMAP_QUERY (include/uapi/linux/fs.h)
 _QUESTION = struct.Struct("9QIIIIQQ")
-_ANSWER = struct.Struct("24xQQ16xQQII")
+_BLANK = _QUESTION.pack(_QUESTION.size, *bytes(14))
+_ADDRESS = slice(16, 24)
+_ANSWER = slice(24, 80)
+_FIELDS = struct.Struct("QQ16xQQII")
 _TOP = 1 << 64
 
 
@@ -64,6 +67,9 @@ class Areas:
         self._fd = os.open(f"/proc/{thread}/maps", os.O_RDONLY | os.O_CLOEXEC)
         self._files = files
         self._can_query = True
+        self._question = bytearray(_BLANK)
+        self._last_answer = bytearray()
+        self._last = Area(0, 0, 0, None)
 
     def close(self) -> None:
         """Close its descriptors."""
@@ -72,25 +78,33 @@ class Areas:
 
     def at(self, address: int) -> Area:
         """The area of `address`; an empty one where nothing is mapped. Raises OSError when the memory is gone."""
-        if self._can_query:
-            question = bytearray(_QUESTION.pack(_QUESTION.size, 0, address, *bytes(12)))
-            try:
-                fcntl.ioctl(self._fd, _QUERY, question)
-            except FileNotFoundError:
-                return Area(address, address, 0, None)
-            except OSError as error:
-                if error.errno not in (errno.ENOTTY, errno.EINVAL):
-                    raise
-                self._can_query = False
-            else:
-                return self._area(*_ANSWER.unpack_from(question))
+        if not self._can_query:
+            return self._look_up(address)
+        question = self._question
+        question[:] = _BLANK
+        question[_ADDRESS] = address.to_bytes(8, "little")
+        try:
+            fcntl.ioctl(self._fd, _QUERY, question)
+        except FileNotFoundError:
+            return Area(address, address, 0, None)
+        except OSError as error:
+            if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                raise
+            self._can_query = False
+            return self._look_up(address)
+        if (answer := question[_ANSWER]) != self._last_answer:
+            self._last_answer, self._last = answer, self._area(answer)
+        return self._last
+
+    def _area(self, answer: bytearray) -> Area:
+        start, end, offset, inode, major, minor = _FIELDS.unpack(answer)
+        return Area(start, end, offset, self._files.get((os.makedev(major, minor), inode)) if inode else None)
+
+    def _look_up(self, address: int) -> Area:
         vma = self._maps.at(address)
         if vma is None:
             return Area(address, address, 0, None)
         return Area(vma.start, vma.end, vma.offset, self._files.get((vma.device, vma.inode)))
-
-    def _area(self, start: int, end: int, offset: int, inode: int, major: int, minor: int) -> Area:
-        return Area(start, end, offset, self._files.get((os.makedev(major, minor), inode)) if inode else None)
 
 
 class ProgramBus:

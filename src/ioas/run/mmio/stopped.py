@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from ioas.run import ptrace
 from ioas.run.kernel import Nr, Transfer
-from ioas.run.mmio.bus import Areas, Inode, Windows
+from ioas.run.mmio.bus import Areas, Inode, ProgramBus, Windows
 from ioas.run.mmio.machine import (
     SCRATCH_CODE,
     SCRATCH_DATA,
@@ -22,7 +22,8 @@ from ioas.run.mmio.machine import (
     NotEmulated,
     StepFault,
 )
-from ioas.run.mmio.registers import RAX, RIP, WORDS
+from ioas.run.mmio.quick import Quick
+from ioas.run.mmio.registers import RAX, RIP
 from ioas.run.ptrace import R, Stop
 
 _PAGE = 4096
@@ -43,17 +44,18 @@ class Space:
         self.process = process
         self.memory = os.open(f"/proc/{thread}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
-            self.areas = Areas(thread, files)
+            self._areas = Areas(thread, files)
         except OSError:
             os.close(self.memory)
             raise
+        self.bus = ProgramBus(self._areas)
         self.scratch = 0
         """Where code for `Stopped.step` is put, one page, with a page of data behind it; 0 before it is needed."""
 
     def close(self) -> None:
         """Close its descriptors."""
         os.close(self.memory)
-        self.areas.close()
+        self._areas.close()
 
 
 class Stopped:
@@ -61,10 +63,9 @@ class Stopped:
 
     def __init__(self, wait: Callable[[int], Stop]) -> None:
         """`wait`: waits for the next stop of a thread (`Tracer.wait_for`)."""
-        self.words = (ctypes.c_uint64 * WORDS)()
+        self.quick = Quick()
+        self.words = self.quick.words
         self.thread = 0
-        self.stepped = False
-        """The thread has carried out instructions for us, and the signal that it stood at is gone."""
         self.postponed = 0
         """A stop signal that came meanwhile and has to be sent again."""
         self._space: Space | None = None
@@ -74,8 +75,8 @@ class Stopped:
     def begin(self, thread: int, space: Space) -> None:
         """`thread` stands: take its registers. Raises OSError(ESRCH)."""
         self.thread, self._space = thread, space
-        self.stepped, self.postponed = False, 0
-        ptrace.get_registers(thread, self.words)
+        self.postponed = 0
+        self.quick.get_registers(thread)
 
     def commit(self) -> None:
         """Give the thread the registers in `words`. Raises OSError(ESRCH)."""
@@ -137,7 +138,6 @@ class Stopped:
         mask = ptrace.get_signal_mask(thread)
         ptrace.set_signal_mask(thread, _ALL_BUT_TRAP)
         self.commit()
-        self.stepped = True
         ptrace.step(thread)
         while (number := self._arrived(self._wait(thread))) is None:
             ptrace.step(thread)

@@ -10,19 +10,14 @@ A process is let go of when it executes another program, which has no mappings.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import struct
 from collections.abc import Callable, Mapping
 
 from ioas.run import ptrace
-from ioas.run.mmio.bus import Inode, ProgramBus, Windows
-from ioas.run.mmio.decode import LONGEST, Actions, decode
-from ioas.run.mmio.machine import MemoryFault, NotEmulated, Silent, StepFault
-from ioas.run.mmio.registers import RIP
-from ioas.run.mmio.special import portal
-from ioas.run.mmio.stopped import Space, Stopped
+from ioas.run.mmio.bus import Inode, Windows
+from ioas.run.mmio.faults import FAULTS, Faults
+from ioas.run.mmio.stopped import Space
 from ioas.run.ptrace import Stop
 from ioas.run.tracer import Tracer
 
@@ -35,10 +30,6 @@ _OPTIONS = (
     | ptrace.OPTION_EXIT_KILL
 )
 _EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC = 1, 2, 3, 4
-_FAULTS = (signal.SIGBUS, signal.SIGILL, signal.SIGSEGV)
-_SIGINFO = struct.Struct("iii4xQ")
-_BUS_ADRERR, _SEGV_MAPERR, _SI_KERNEL = 2, 1, 0x80
-_PAGE = 4096
 
 
 class Traced(Exception):  # noqa: N818 - a state, not an error
@@ -61,13 +52,12 @@ class Traps:
         """
         self._tracer = tracer
         self._files = files
-        self._say = say
         self._stopped = stopped
         self._spaces: dict[int, Space] = {}
         self._threads: dict[int, Space] = {}
-        self._actions = Actions()
-        self._cpu = Stopped(tracer.wait_for)
+        self._faults = Faults(tracer.wait_for, say)
         tracer.on_stop = self.handle
+        tracer.on_fault = self.fault
 
     def trace(self, process: int) -> None:
         """Trace every thread of `process` from here on; from any thread of ours. Raises Traced, Busy."""
@@ -89,10 +79,19 @@ class Traps:
         """A thread has stopped: see to it, and let it go on."""
         if stop.event:
             self._event(stop)
-        elif stop.signal in _FAULTS:
-            self._fault(stop)
+        elif stop.signal in FAULTS:
+            self.fault(stop.thread, stop.signal)
         else:
             ptrace.resume(stop.thread, stop.signal)
+
+    def fault(self, thread: int, number: int) -> None:
+        """A thread has raised one of `FAULTS`: see to it, and let it go on."""
+        try:
+            space = self._threads.get(thread) or self._space(thread)
+        except OSError:  # it cannot be looked into, or is being killed
+            ptrace.resume(thread, number)
+            return
+        self._faults.serve(thread, number, space)
 
     def _event(self, stop: Stop) -> None:
         thread = stop.thread
@@ -135,63 +134,6 @@ class Traps:
                 space = self._spaces[process] = Space(process, thread, self._files)
             self._threads[thread] = space
         return space
-
-    def _fault(self, stop: Stop) -> None:
-        """A thread has raised SIGBUS, SIGILL or SIGSEGV: a BAR's, or its own."""
-        thread, number = stop.thread, stop.signal
-        info = ptrace.get_siginfo(thread)
-        _, _, code, address = _SIGINFO.unpack_from(info)
-        try:
-            space = self._space(thread)
-            bus = ProgramBus(space.areas)
-            if number == signal.SIGBUS:
-                if code != _BUS_ADRERR or bus.look(address) is None:
-                    ptrace.resume(thread, number)
-                    return
-                self._cpu.begin(thread, space)
-            elif code <= 0 or not self._stores_to_portal(thread, space, bus):
-                ptrace.resume(thread, number)
-                return
-        except (OSError, NotEmulated):
-            ptrace.resume(thread, number)
-            return
-        self._serve(bus, address, number, info)
-
-    def _stores_to_portal(self, thread: int, space: Space, bus: ProgramBus) -> bool:
-        """Whether the instruction is one that this processor lacks, or refuses, and that stores to a BAR."""
-        cpu = self._cpu
-        cpu.begin(thread, space)
-        target = portal(decode(cpu.code(LONGEST)))
-        return target is not None and bus.look(target.get(cpu.words)) is not None
-
-    def _serve(self, bus: ProgramBus, address: int, number: int, info: bytearray) -> None:
-        """Carry out the instruction of the thread that stands."""
-        cpu = self._cpu
-        deliver = 0
-        try:
-            self._actions.find(cpu.code(LONGEST))(cpu, bus, address)
-            cpu.commit()
-        except NotEmulated as error:
-            self._say(f"thread {cpu.thread}, instruction at {cpu.words[RIP]:#x}: {error}; the program gets SIGBUS")
-            deliver = number
-        except Silent:
-            deliver = number
-        except MemoryFault as error:
-            cpu.commit()  # what a string instruction has done before
-            deliver = signal.SIGSEGV
-            _SIGINFO.pack_into(info, 0, deliver, 0, _SEGV_MAPERR if error.address else _SI_KERNEL, error.address)
-        except StepFault as error:
-            deliver = error.number
-            info = ptrace.get_siginfo(cpu.thread)
-            _, _, code, at = _SIGINFO.unpack_from(info)
-            if at & -_PAGE == cpu.scratch:
-                _SIGINFO.pack_into(info, 0, deliver, 0, code, cpu.words[RIP])
-        if deliver:
-            ptrace.set_siginfo(cpu.thread, info)
-        if cpu.postponed:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(cpu.thread, cpu.postponed)
-        ptrace.resume(cpu.thread, deliver)
 
 
 def _threads(process: int) -> list[int]:
