@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""A driver for QEMU's edu device with ioas's Python API, on a software machine.
+"""A driver for QEMU's edu device with ioas's Python API, on a software machine or on the running kernel.
 
-    python3 edu_api.py
+    python3 edu_api.py [--kernel] [BDF]
+
+With --kernel the device is one that is bound to vfio-pci, behind an IOMMU; the driver is the same.
 
 The device (QEMU, docs/specs/edu.rst) computes factorials, has a buffer of 4 KiB and a DMA engine with 28 address bits
 that copies between its buffer and memory, and interrupts when it is done. `edu.c` and `edu.py` do the same by system
@@ -11,8 +13,8 @@ calls, on a real machine or under ``ioas run``.
 import sys
 import time
 
-import ioas
-from ioas.api import Irq, Region
+from ioas.api import Irq, KernelHost, Memory, Region, SoftHost
+from ioas.errors import IoasError
 
 # Registers of edu, in BAR 0.
 IDENTIFICATION, LIVENESS, FACTORIAL, STATUS = 0x00, 0x04, 0x08, 0x20
@@ -44,10 +46,10 @@ def factorial(registers: Region, number: int) -> int:
     return registers.read32(FACTORIAL)
 
 
-def main(bdf: str) -> None:
+def main(host: SoftHost | KernelHost, bdf: str) -> None:
     """Show what the device can do, and what the IOMMU does not let it do."""
     message = b"Hello from user space"
-    with ioas.SoftHost(devices=[f"edu,addr={bdf}"]) as host, host.iommufd() as iommufd, host.device(bdf) as device:
+    with host, host.iommufd() as iommufd, host.device(bdf) as device:
         print(f"edu {bdf} is {device.path}")
         device.bind(iommufd)
         space = iommufd.ioas()
@@ -57,22 +59,32 @@ def main(bdf: str) -> None:
         print(f"identification {registers.read32(IDENTIFICATION):#010x}")
         print(f"10! = {factorial(registers, 10)}")
 
-        with device.irq("msi") as irq:
-            with space.alloc(LENGTH, writable=True, iova=IOVA) as buffer:
-                buffer.view[: len(message)] = message
-                dma(registers, irq, buffer.iova, DEVICE_BUFFER, 0)
+        with device.irq("msi") as irq, Memory(LENGTH) as memory:
+            with space.map(memory, iova=IOVA):
+                memory.view[: len(message)] = message
+                dma(registers, irq, IOVA, DEVICE_BUFFER, 0)
                 print(f'memory to device by DMA: "{message.decode()}", interrupt received')
-                buffer.view[:] = bytes(LENGTH)
-                dma(registers, irq, DEVICE_BUFFER, buffer.iova, DMA_TO_MEMORY)
-                if buffer.view[: len(message)] != message:
+                memory.view[:] = bytes(LENGTH)
+                dma(registers, irq, DEVICE_BUFFER, IOVA, DMA_TO_MEMORY)
+                if memory.view[: len(message)] != message:
                     sys.exit("edu: the data came back changed")
                 print(f'device to memory by DMA: "{message.decode()}", interrupt received')
 
-            # The buffer is closed, so nothing is mapped any more. Let the device write there all the same.
+            # The memory is not mapped any more. Let the device write there all the same.
+            memory.view[:] = bytes(LENGTH)
             dma(registers, irq, DEVICE_BUFFER, IOVA, DMA_TO_MEMORY)
-            (fault,) = host.faults()
-            print(f"device to memory after unmapping: stopped by the IOMMU, {fault.reason} at {fault.iova:#x}")
+            if memory.view != bytes(LENGTH):
+                sys.exit("edu: the device wrote where it may not")
+            print("device to memory after unmapping: stopped by the IOMMU, memory unchanged")
+            if isinstance(host, SoftHost):  # a real IOMMU tells the kernel's log
+                (fault,) = host.faults()
+                print(f"the IOMMU says: {fault.reason} at {fault.iova:#x}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "0000:01:00.0")
+    words = [word for word in sys.argv[1:] if word != "--kernel"]
+    place = words[0] if words else "0000:01:00.0"
+    try:
+        main(KernelHost() if "--kernel" in sys.argv else SoftHost(devices=[f"edu,addr={place}"]), place)
+    except IoasError as error:
+        sys.exit(f"edu: {error}")
