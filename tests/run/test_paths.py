@@ -10,8 +10,10 @@ BDF = "/sys/bus/pci/devices/0000:01:00.0"
 
 
 def passes(run: Runner, source: str) -> None:
-    done = run.python("import os, stat, errno\n" + source)
-    assert (done.stderr, done.returncode) == ("", 0)
+    """It does so where the kernel walks the machine's tree, and where the supervisor answers path by path."""
+    for options in ([], ["--no-namespace"]):
+        done = run.python("import os, stat, errno\n" + source, options=options)
+        assert (done.stderr, done.returncode) == ("", 0), options
 
 
 def fails(call: str, name: str) -> str:
@@ -104,6 +106,23 @@ def test_what_is_not_there_and_what_may_not_be_done_has_the_kernels_errno(run: R
     )
 
 
+def test_a_path_leads_out_of_the_machine_again(run_as_anyone: Runner) -> None:
+    passes(
+        run_as_anyone,
+        f"""
+bdf = {BDF!r}
+assert os.path.samestat(os.stat("/dev/vfio/.."), os.stat("/dev/vfio/../vfio/.."))
+assert stat.S_ISDIR(os.lstat("/sys/bus/pci/..").st_mode) and os.access("/dev/vfio/..", os.X_OK)
+assert os.stat("/dev/vfio/../null").st_mode == os.stat("/dev/null").st_mode
+assert os.open("/dev/vfio/devices/../../null", os.O_RDONLY) > 2
+assert os.listdir("/sys/bus/pci/../../kernel/mm") == os.listdir("/sys/kernel/mm")
+assert os.readlink("/dev/vfio/../fd") == "/proc/self/fd"
+assert open(bdf + "/../../0000:00:01.0/0000:01:00.0/vendor").read() == "0x1234\\n"
+""",
+    )
+    passes(run_as_anyone, fails("os.stat('/dev/vfio/../nothing')", "ENOENT"))
+
+
 def test_access_follows_the_modes(run_as_anyone: Runner) -> None:
     passes(
         run_as_anyone,
@@ -128,9 +147,11 @@ assert not any(name.startswith("ioas") for name in os.listdir("/dev"))
 
 
 def test_ls_walks_the_machine_without_complaint(run: Runner) -> None:
-    done = run("ls", "-lR", "/dev/iommu", "/dev/vfio", "/sys/bus/pci/devices/", "/sys/devices/pci0000:00")
-    assert done.stderr == ""
-    assert "vfio0" in done.stdout
+    for options in ([], ["--no-namespace"]):
+        where = ("/dev/iommu", "/dev/vfio", "/sys/bus/pci/devices/", "/sys/devices/pci0000:00")
+        done = run("ls", "-laR", *where, options=options)
+        assert done.stderr == ""
+        assert "vfio0" in done.stdout
 
 
 def test_nothing_is_left_in_shared_memory(run: Runner) -> None:
