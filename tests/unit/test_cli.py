@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,29 @@ def test_devices_lists_the_models_and_their_options() -> None:
     assert done.returncode == 0
     assert "edu" in done.stdout
     assert "dma_mask" in done.stdout
+
+
+def test_devices_names_what_does_not_load_and_lists_the_rest(tmp_path: Path) -> None:
+    metadata = tmp_path / "broken-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[ioas.devices]\nabsent = no_such_module:X\nbroken = broken:Model\n")
+    (tmp_path / "broken.py").write_text(
+        "from ioas.soft.pci import Function\n"
+        "class Model(Function):\n"
+        "    @classmethod\n"
+        "    def options(cls): raise RuntimeError('out of order')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "ioas", "devices"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ, PYTHONPATH=path),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "edu: " in done.stdout
+    assert "dma_mask" in done.stdout
+    assert "absent: device model 'absent' (no_such_module:X) cannot be loaded" in done.stdout
+    assert "broken: cannot be described: RuntimeError: out of order" in done.stdout

@@ -20,6 +20,7 @@ from ioas.run.filter import build, rules
 from ioas.run.kernel import Nr, Transfer
 from ioas.run.launch import Launched, fork_filtered
 from ioas.run.listener import Call, Gone, Listener
+from ioas.run.namespace import why_not
 from ioas.run.numbers import FdRange, number_ranges
 from ioas.run.pins import may_use_map_files
 from ioas.run.stage import writable_place
@@ -51,7 +52,7 @@ def check_environment() -> list[Finding]:
         launched.channel.close()
         os.kill(launched.pid, signal.SIGKILL)
         os.waitpid(launched.pid, 0)
-    return [*findings, *_memory(), _stage()]
+    return [*findings, *_memory(), _stage(), _namespace()]
 
 
 def _probe() -> None:
@@ -133,7 +134,8 @@ def _look_into(pid: int, call: Call, listener: Listener) -> Iterator[Finding]:
         "eventfds of the program",
         lambda: os.close(kernel.take_fd(pid, pid, 2)),
         "fetched by pidfd_getfd",
-        "pidfd_getfd is not allowed: eventfds are made by ioas instead, and a dup of a device file serves ioctl only",
+        "pidfd_getfd is not allowed: eventfds are made by ioas instead, and a dup of a device file serves no more than "
+        "ioctl, fstat and accesses of up to 8 bytes",
         "degraded",
     )
     yield _try(
@@ -178,6 +180,17 @@ def _stage() -> Finding:
     text = "its directories cannot be opened: no place to write them to, neither /dev/shm nor XDG_RUNTIME_DIR"
     return Finding(
         "files of /sys", "ok" if place else "degraded", f"in a private directory of {place}" if place else text
+    )
+
+
+def _namespace() -> Finding:
+    number = why_not()
+    return _choose(
+        "mount namespace",
+        number == 0,
+        "the program has /dev and /sys of its own",
+        f"not allowed ({errno.errorcode.get(number, number)}): /dev and /sys are answered for path by path; listings "
+        "of /dev and /sys/class are the real machine's",
     )
 
 

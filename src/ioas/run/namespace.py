@@ -64,17 +64,35 @@ def enter(mounts: Mounts) -> None:
 
     After a failure the process is of no use.
     """
-    user, group, here = os.geteuid(), os.getegid(), os.getcwd()
+    here = os.getcwd()
+    _leave()
+    for top in _TOPS:
+        _cover(top, mounts)
+    with contextlib.suppress(OSError):
+        os.chdir(here)  # in the new /sys, if it was in the old
+
+
+def why_not() -> int:
+    """The errno with which a namespace is refused here, tried out in a child; 0 when it is allowed."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        _leave()
+        kernel.mount("/dev", "/sys", kernel.MS_BIND)
+        os._exit(0)
+    except OSError as error:
+        os._exit(error.errno or 1)
+
+
+def _leave() -> None:
+    user, group = os.geteuid(), os.getegid()
     kernel.unshare(kernel.CLONE_NEWNS | (kernel.CLONE_NEWUSER if user else 0))
     if user:
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{user} {user} 1")
         _write("/proc/self/gid_map", f"{group} {group} 1")
     kernel.mount("none", "/", kernel.MS_REC | kernel.MS_SLAVE)  # nothing of this gets out
-    for top in _TOPS:
-        _cover(top, mounts)
-    with contextlib.suppress(OSError):
-        os.chdir(here)  # in the new /sys, if it was in the old
 
 
 def _cover(top: str, mounts: Mounts) -> None:
