@@ -1,11 +1,11 @@
 """The requests that every trapped access makes, with their arguments prepared once: they are most of its costs.
 
-And one thing that ptrace(2) lacks: that the program goes on where we are. A kernel that wakes a thread whose processor
-is busy - with us, who are about to sleep - puts it on an idle one. Across processors each of the two wake-ups of an access
-takes as long as the access otherwise takes altogether, in a virtual machine ten times as long. So this thread stays on
-one processor, and the other one may run nowhere else while it is being woken. It does not stay so: what the program
-sees of its affinity, and what the scheduler makes of it a moment later, are as before. A program that has bound its
-threads itself keeps them, and we go there.
+And one thing that ptrace(2) lacks: that the program goes on where we are. A kernel that wakes a thread whose
+processor is busy - with us, who are about to sleep - puts it on an idle one. A wake-up across processors takes longer
+than all the rest of an access, in a virtual machine several times as long. So this thread stays on one processor, and
+the other one may run nowhere else while it is being woken. It does not stay so: what the program sees of its
+affinity, and what the scheduler makes of it a moment later, are as before. Where a program has bound its threads, we
+go there.
 """
 
 from __future__ import annotations
