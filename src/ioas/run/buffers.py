@@ -139,7 +139,7 @@ class Buffers:
             visit = None
         if index is not None:
             return visit or self._begin(call), index
-        number = self._give(call, ring)
+        number = self._give(call, ring.fd)
         visit = visit or self._begin(call)
         with visit.scratch(uring.RING_UPDATE.size) as at:
             visit.write(at, uring.RING_UPDATE.pack(uring.ANY_INDEX, 0, number))
@@ -153,11 +153,23 @@ class Buffers:
         self._indices[space.thread, ring.fd] = index
         return visit, index
 
-    def _give(self, call: Call, ring: Ring) -> int:
-        """Put the ring's descriptor into the thread: its number there. Raises Unavailable, Gone."""
+    def map_file(self, call: Call, fd: int) -> int:
+        """Have the thread carry out its own mmap(2), with a file of ours in place of the one that it named.
+
+        What the call returns, negative for an errno. Raises Unavailable, Gone.
+        """
+        number = self._give(call, fd)
+        address, length, protection, flags, _, offset = call.arguments
+        visit = self._begin(call)
+        result = visit.call(call.number, address, length, protection, flags, number, offset, handed_over=True)
+        visit.call(_NR_CLOSE, number)
+        return result
+
+    def _give(self, call: Call, fd: int) -> int:
+        """Put a descriptor into the thread for a while: its number there. Raises Unavailable, Gone."""
         for number in (_free_number(call.thread), None):
             try:
-                return self._listener.give(call.ident, ring.fd, number, True, answer=False)
+                return self._listener.give(call.ident, fd, number, True, answer=False)
             except OSError as error:  # EBADF: it is beyond RLIMIT_NOFILE
                 reason = error.strerror
         raise Unavailable(f"it can have no descriptor for the while ({reason})")

@@ -19,6 +19,7 @@ from ioas.run.names import request_name, show_ioctl
 from ioas.run.outcome import Handler, Outcome
 from ioas.run.server import Server
 from ioas.run.statfiles import Shown, anonymous_file, device_node, pack_stat, pack_statx
+from ioas.run.visit import Unavailable
 
 _AT_EMPTY_PATH = 0x1000
 _WORD = 0xFFFFFFFF
@@ -158,14 +159,25 @@ def on_mmap(server: Server, call: Call) -> int | Outcome:
     caller, given = found
     text = f"mmap({given.path or 'file'}, {length} bytes, offset {offset:#x})"
     try:
-        given.file.mmap(caller, length, protection & _WORD, flags & _WORD, offset)
+        memory = given.file.mmap(caller, length, protection & _WORD, flags & _WORD, offset)
         if server.mmio and isinstance(given.file, Mappable):
             server.mmio.prepare(caller.pid)
             return Outcome.PROCEED
-        raise refuse(ENODEV, "ioas run cannot map this file's memory into a program yet", "file", given.path)
+        return _map(server, call, memory)
     except KernelError as error:
         server.refused(call, caller, text, "mmap", error)
         raise
+
+
+def _map(server: Server, call: Call, memory: int) -> int:
+    """Map a file of the host's in place of the one that the program named. Raises KernelError."""
+    try:
+        result = server.buffers.map_file(call, memory)
+    except Unavailable as error:
+        raise refuse(ENODEV, f"the program cannot be made to map it: {error}", "file", call.arguments[4]) from None
+    if result < 0:
+        raise refuse(-result, "the kernel does not map it there", "address", call.arguments[0])
+    return result
 
 
 def on_fstat(server: Server, call: Call) -> int | Outcome:

@@ -71,9 +71,12 @@ class Visit:
             raise
         self._registers = Registers(*self._saved)
 
-    def call(self, number: int, *arguments: int) -> int:
-        """Have it make a call: the result, negative for an errno. Raises Gone; Unavailable for a fault on the way."""
-        return self._do(lambda: self._call(number, arguments))
+    def call(self, number: int, *arguments: int, handed_over: bool = False) -> int:
+        """Have it make a call: the result, negative for an errno. Raises Gone; Unavailable for a fault on the way.
+
+        `handed_over`: the program's filter hands this call over to us, and we let it pass.
+        """
+        return self._do(lambda: self._call(number, arguments, handed_over))
 
     @contextlib.contextmanager
     def scratch(self, length: int) -> Iterator[int]:
@@ -169,7 +172,7 @@ class Visit:
         while self._wait().event != ptrace.EVENT_STOP:
             ptrace.resume(self.thread)
 
-    def _call(self, number: int, arguments: tuple[int, ...]) -> int:
+    def _call(self, number: int, arguments: tuple[int, ...], handed_over: bool) -> int:
         registers = self._registers
         registers[R.RIP] = self._saved[R.RIP] - _SYSCALL_LENGTH
         registers[R.RAX] = number
@@ -178,7 +181,10 @@ class Visit:
             registers[register] = value
         ptrace.set_registers(self.thread, registers)
         self._run_to_call()
-        self._run_to_call()
+        ptrace.resume_to_call(self.thread)
+        if handed_over:
+            self._listener.let_pass(self._listener.receive_from(self.thread, self._runs))
+        self._to_call()
         ptrace.get_registers(self.thread, registers)
         result: int = registers[R.RAX]
         return result - (1 << 64) if result >> 63 else result
@@ -204,6 +210,10 @@ class Visit:
     def _run_to_call(self) -> None:
         """Let it run to the next entry or exit of a system call. Raises Unavailable for a fault on the way."""
         ptrace.resume_to_call(self.thread)
+        self._to_call()
+
+    def _to_call(self) -> None:
+        """Wait until it stands there."""
         while not (stop := self._wait()).at_call:
             if stop.event == ptrace.EVENT_STOP:  # of the whole process; the kernel repeats it for who is let go of
                 self._stop_again |= self._tracer is not None and stop.signal != signal.SIGTRAP

@@ -23,11 +23,11 @@ class Window:
         self.offset = offset
         self.length = length
         self.fd = os.memfd_create("iommufd-window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, length)
+        os.ftruncate(self.fd, offset + length)  # at the same offset as in the iommufd file
 
     def write(self, offset: int, data: bytes) -> None:
         """Store, as the hardware behind the window would."""
-        os.pwrite(self.fd, data, offset)
+        os.pwrite(self.fd, data, self.offset + offset)
 
     @property
     def mapped(self) -> bool:
