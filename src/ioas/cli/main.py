@@ -16,6 +16,8 @@ import click
 
 from ioas import __version__
 from ioas.cli.devices import devices
+from ioas.cli.doctor import doctor
+from ioas.cli.ls import ls
 from ioas.cli.run import run
 from ioas.errors import IoasError, UsageError
 
@@ -32,6 +34,8 @@ def ioas() -> None:
 
 ioas.add_command(run)
 ioas.add_command(devices)
+ioas.add_command(ls)
+ioas.add_command(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,7 +1,7 @@
 """PCI devices, IOMMU groups, units, drivers and VFIO devices, as a sysfs tree shows them.
 
-What is not there is None or empty: kernels differ, and a device may be gone between two reads. Formats are those of
-drivers/pci/pci-sysfs.c and drivers/iommu/iommu.c (Linux 7.3).
+What is not there, or is not what it should be, is None or empty: kernels differ, and a device may be gone between two
+reads. Formats are those of drivers/pci/pci-sysfs.c and drivers/iommu/iommu.c (Linux 7.3).
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ class PciDevice:
         return self._tree.text(f"{self.path}/{name}")
 
     def _number(self, name: str) -> int | None:
-        text = self.text(name)
-        return int(text, 0) if text is not None else None
+        return _number(self.text(name), 0)
 
     @property
     def vendor(self) -> int | None:
@@ -124,8 +123,9 @@ class PciDevice:
     @property
     def resources(self) -> Sequence[Resource]:
         """The lines of `resource`: BARs 0 to 5, the ROM, then what the kernel adds."""
-        lines = (self.text("resource") or "").splitlines()
-        return tuple(Resource(*(int(word, 16) for word in line.split())) for line in lines)
+        lines = [line.split() for line in (self.text("resource") or "").splitlines()]
+        numbers = [[_number(word, 16) or 0 for word in words] for words in lines]
+        return tuple(Resource(*line) if len(line) == 3 else Resource(0, 0, 0) for line in numbers)
 
     @property
     def driver(self) -> str | None:
@@ -141,8 +141,7 @@ class PciDevice:
     @property
     def iommu_group(self) -> int | None:
         """The number of its group."""
-        name = self._tree.link_name(f"{self.path}/iommu_group")
-        return int(name) if name is not None else None
+        return _number(self._tree.link_name(f"{self.path}/iommu_group"), 10)
 
     @property
     def iommu(self) -> str | None:
@@ -223,14 +222,14 @@ class Sysfs:
 
     def groups(self) -> Sequence[IommuGroup]:
         """All IOMMU groups, by number."""
-        numbers = [int(name) for name in self.names("/sys/kernel/iommu_groups")]
-        return [self.group(number) for number in sorted(numbers)]
+        numbers = [_number(name, 10) for name in self.names("/sys/kernel/iommu_groups")]
+        return [self.group(number) for number in sorted(number for number in numbers if number is not None)]
 
     def group(self, number: int) -> IommuGroup:
         """One IOMMU group; empty when there is none of that number."""
         path = f"/sys/kernel/iommu_groups/{number}"
         lines = (self.text(f"{path}/reserved_regions") or "").splitlines()
-        regions = tuple(Region(int(start, 16), int(last, 16), kind) for start, last, kind in map(str.split, lines))
+        regions = tuple(region for region in map(_region, lines) if region is not None)
         return IommuGroup(number, tuple(self.names(f"{path}/devices")), regions, self.text(f"{path}/type"))
 
     def units(self) -> Sequence[IommuUnit]:
@@ -253,3 +252,18 @@ class Sysfs:
             bound = [entry for entry in self.names(f"/sys/bus/pci/drivers/{name}") if entry.count(":") == 2]
             found.append(Driver(name, tuple(bound)))
         return found
+
+
+def _number(text: str | None, base: int) -> int | None:
+    try:
+        return int(text, base) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _region(line: str) -> Region | None:
+    words = line.split()
+    if len(words) != 3:
+        return None
+    start, last = _number(words[0], 16), _number(words[1], 16)
+    return Region(start, last, words[2]) if start is not None and last is not None else None

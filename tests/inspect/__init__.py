@@ -1,0 +1,1 @@
+"""Tests of `ioas.inspect`, on machines described file by file."""

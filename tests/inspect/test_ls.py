@@ -1,0 +1,209 @@
+"""`ioas ls` and `ioas doctor` as commands, and machines whose files are not what they should be."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ioas.inspect import Case, Machine, Wanted, diagnose, take
+from ioas.inspect.doctor import CHECKS
+from ioas.inspect.screens import diagnosis_lines, inventory_trees
+from ioas.soft.pci import Directory, Link, Tree
+from ioas.sysfs import Source
+from tests.inspect.describe import DISK, NETWORK, PORTS, Pc
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/doctor.md"
+
+
+def drawn(machine: Machine) -> str:
+    """The screen of `ioas ls`."""
+    out = StringIO()
+    console = Console(file=out, highlight=False, soft_wrap=True)
+    for tree in inventory_trees(take(machine)):
+        console.print(tree)
+    return out.getvalue()
+
+
+def test_a_tree_shows_units_groups_functions_and_drivers() -> None:
+    pc = Pc()
+    pc.group(PORTS[DISK], 3)
+    assert drawn(pc.machine()).splitlines() == [
+        "dmar0 (VT-d), 48 bits, remaps interrupts",
+        "├── group 2 0000:00:02.0 PCI bridge 8086:1234 pcieport",
+        "├── group 3",
+        "│   ├── 0000:00:01.0 PCI bridge 8086:1234 pcieport",
+        "│   └── 0000:01:00.0 NVMe 8086:1234 vfio-pci /dev/vfio/devices/vfio0",
+        "└── group 4 0000:02:00.0 Ethernet 8086:1234",
+    ]
+
+
+def test_a_machine_without_an_iommu_shows_its_functions() -> None:
+    pc = Pc()
+    pc.no_iommu()
+    lines = drawn(pc.machine()).splitlines()
+    assert lines[0] == "without an IOMMU"
+    assert lines[3] == "├── 0000:01:00.0 NVMe 8086:1234 nvme"
+    assert drawn(Machine(Tree())) == "no PCI devices\n"
+
+
+def test_no_iommu_mode_is_told_from_an_iommu() -> None:
+    pc = Pc()
+    pc.no_iommu()
+    pc.text(f"{pc.path(DISK)}/vfio-dev/noiommu-vfio0/dev", "511:0")
+    pc.driver(DISK, "vfio-pci")
+    pc.group(DISK, 0)
+    assert "no-IOMMU mode of VFIO: nothing translates or stops DMA\n└── group 0 0000:01:00.0 NVMe" in drawn(
+        pc.machine()
+    )
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
+    pc = Pc()
+    pc.text("/sys/kernel/iommu_groups/3/type", "[bold]odd[/bold]")
+    pc.driver(DISK, "[red]x")
+    assert "group 3 ([bold]odd[/bold]) 0000:01:00.0 NVMe 8086:1234 [red]x" in drawn(pc.machine())
+
+
+def test_the_inventory_as_json_names_its_schema() -> None:
+    data = json.loads(json.dumps(take(Pc().machine()).as_json()))
+    assert (data["schema"], data["version"]) == ("ioas.ls", 1)
+    assert data["units"] == [{"name": "dmar0", "kind": "VT-d", "bits": 48, "interrupt_remapping": True}]
+    assert data["groups"][2]["functions"] == [DISK]
+    assert data["groups"][2]["reserved"] == [[0xFEE00000, 0xFEEFFFFF, "msi"]]
+    assert data["functions"][2] == {
+        "bdf": DISK,
+        "vendor": 0x8086,
+        "device": 0x1234,
+        "class_code": 0x010802,
+        "driver": "vfio-pci",
+        "group": 3,
+        "unit": "dmar0",
+        "vfio": "vfio0",
+        "resets": ["flr", "bus"],
+    }
+
+
+class Broken:
+    """A source in which one file or link cannot be read, or is garbage."""
+
+    def __init__(self, source: Source, path: str, number: int | None) -> None:
+        self._source, self._path, self._number = source, path, number
+
+    def read(self, path: str) -> bytes:
+        return self._fail(path) or self._source.read(path)
+
+    def listdir(self, path: str) -> Sequence[str]:
+        return ["\udcff", "not-a-number"] if self._fail(path) else self._source.listdir(path)
+
+    def readlink(self, path: str) -> str:
+        return "../../garbage" if self._fail(path) else self._source.readlink(path)
+
+    def _fail(self, path: str) -> bytes | None:
+        if path != self._path:
+            return None
+        if self._number is not None:
+            raise OSError(self._number, os.strerror(self._number), path)
+        return b"\xff\x00 garbage [bold]\n0x 0x\n\n" * 3
+
+
+def everything() -> list[str]:
+    """Every path of the machine that is read."""
+    pc = Pc()
+    paths = [path for path, _ in pc.tree.walk()]
+    for bdf in (DISK, NETWORK, *PORTS.values()):
+        real = pc.path(bdf)
+        paths += [
+            f"/sys/bus/pci/devices/{bdf}{path.removeprefix(real)}" for path in paths if path.startswith(real + "/")
+        ]
+    return paths
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOENT, errno.ENODEV, errno.ELOOP, None])
+def test_files_that_are_unreadable_or_gone_or_garbage_are_survived_and_named(number: int | None) -> None:
+    for path in everything():
+        pc = Pc()
+        machine = Machine(Broken(pc.tree, path, number), pc.nodes.get)
+        drawn(machine)
+        for purpose in ("vm", "driver", "noiommu"):
+            case = Case(machine, DISK, purpose, Wanted(1 << 30, 1 << 30, (0, 4095)))  # type: ignore[arg-type]
+            list(diagnosis_lines(case, diagnose(case)))
+        if number in (errno.EACCES, errno.EIO, errno.ELOOP):
+            assert set(machine.unreadable) <= {path}
+        else:
+            assert machine.unreadable == {}
+
+
+def test_what_could_not_be_read_is_kept_with_the_reason() -> None:
+    pc = Pc()
+    path = f"/sys/bus/pci/devices/{DISK}/class"
+    machine = Machine(Broken(pc.tree, path, errno.EACCES), pc.nodes.get)
+    drawn(machine)
+    assert machine.unreadable == {path: "Permission denied"}
+
+
+def ioas(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "ioas", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_the_commands_answer_for_this_machine() -> None:
+    done = ioas("ls", "--json")
+    assert done.returncode == 0
+    assert [one["bdf"] for one in json.loads(done.stdout)["functions"]] == (
+        sorted(os.listdir("/sys/bus/pci/devices")) if os.path.isdir("/sys/bus/pci/devices") else []
+    )
+    assert "Traceback" not in ioas("ls").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["0000:ff:1f.7"], "there is no PCI device '0000:ff:1f.7'; `ioas ls` shows those that there are"),
+        (["01:00.0", "--memory", "lots"], "--memory: 'lots' is no size such as 512M or 8G"),
+        (["01:00.0", "--hugepages", "-1"], "--hugepages: '-1' is no size"),
+        (["01:00.0", "--iova", "7"], "--iova: '7' is no range such as 0x100000-0x1fffff"),
+        (["01:00.0", "--iova", "2-1"], "--iova: '2-1' is no range"),
+        (["01:00.0", "--machine", "/nowhere.toml"], "/nowhere.toml"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
+    done = ioas("doctor", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_screens_in_the_documentation_are_what_the_commands_print(tmp_path: Path) -> None:
+    text = PAGE.read_text()
+    [machine] = re.findall(r"^```toml lab.toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "lab.toml").write_text(machine)
+    screens = re.findall(r"^```\n\$ ioas (.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(screens) >= 2
+    for command, screen in screens:
+        done = subprocess.run(
+            [sys.executable, "-m", "ioas", *command.split()], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        )
+        assert (done.stdout, done.stderr) == (screen, "")
+
+
+def test_the_documentation_names_every_check() -> None:
+    rows = re.findall(r"^\| ([\w -]+) \|", PAGE.read_text(), re.MULTILINE)
+    assert [name for name in CHECKS if name not in rows] == []
+
+
+def test_the_tree_of_the_description_is_a_tree() -> None:
+    """What the other tests stand on: links of the described machine lead somewhere."""
+    tree = Pc().tree
+    for path, node in tree.walk("/sys/bus"):
+        if isinstance(node, Link):
+            assert isinstance(tree.get(path), Directory)
