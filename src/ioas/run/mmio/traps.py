@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from ioas.run import ptrace
 from ioas.run.mmio.bus import Inode, Windows
 from ioas.run.mmio.faults import FAULTS, Faults
+from ioas.run.mmio.repeat import take_back_call
 from ioas.run.mmio.stopped import Space
 from ioas.run.ptrace import Stop
 from ioas.run.tracer import Tracer
@@ -82,6 +83,7 @@ class Traps:
         elif stop.signal in FAULTS:
             self.fault(stop.thread, stop.signal)
         else:
+            take_back_call(stop.thread)
             ptrace.resume(stop.thread, stop.signal)
 
     def fault(self, thread: int, number: int) -> None:
