@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 DEVICE := 0000:01:00.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench conformance headers clean
+.PHONY: help setup run test lint bench bench-guest reference conformance headers clean
 
 help: ## list the goals
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(STAMP) ## make .venv with ioas and everything to develop it
 	@:
@@ -33,6 +33,12 @@ lint: setup ## style, types and layering
 
 bench: setup ## print the medians that docs/benchmarks.md shows, with yardsticks and budgets
 	@$(BIN)/python -m bench
+
+bench-guest: setup ## print what the API costs on the real kernel, in the reference guest
+	@$(BIN)/python -m tools.reference run -- python -m bench guest
+
+reference: setup ## build the reference guest's kernels, some minutes (from Debian's source, or IOAS_LINUX=tree)
+	@$(BIN)/python -m tools.reference build
 
 headers: setup ## fetch Linux 7.3's headers and selftests into the cache (or set IOAS_LINUX=tree)
 	@$(BIN)/python -m tools.kernel fetch

@@ -23,6 +23,7 @@ KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
+ROLLING = ("stable", "testing", "unstable", "sid")
 # Hooks that a machine may have set up for its own package lists; they are no business of a private list.
 CONFIGURATION = "".join(
     f"#clear {hook};\n"
@@ -46,13 +47,24 @@ def mirror() -> str:
     Raises EnvironmentRefusal where that cannot be told: no apt, no Debian, or no source for the release.
     """
     codename = release()
-    listing = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
-    targets = [line.split(" ", 1) for line in _output(listing).splitlines()]
-    for wanted in (codename, "stable", "testing", "unstable", "sid"):
+    targets = _targets()
+    for wanted in (codename, *ROLLING):
         for name, uri in targets:
             if name == wanted:
                 return uri
     raise EnvironmentRefusal(f"apt's sources name no mirror for {codename or 'this release'}")
+
+
+def own_suites() -> list[tuple[str, str]]:
+    """The suites of this Debian release that apt's sources name, updates and security among them, each with its URI."""
+    names = (release(), *ROLLING)
+    return [target for target in _targets() if target[0].startswith(names)]
+
+
+def _targets() -> list[tuple[str, str]]:
+    listing = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
+    lines = dict.fromkeys(_output(listing).splitlines())  # a suite is listed once for each of its components
+    return [(name, uri) for name, _, uri in (line.partition(" ") for line in lines)]
 
 
 @dataclass(frozen=True)
@@ -65,26 +77,30 @@ class Package:
 
 
 class PrivateApt:
-    """apt for `suites` alone, with all of its state in `directory`.
+    """apt for a `suite` of this machine's mirror, or its `own` suites, or both; all state in `directory`.
 
     What it refuses (EnvironmentRefusal) ends with `instead`: what the user can do where apt cannot help.
     """
 
-    def __init__(self, directory: Path, suites: Sequence[str], instead: str) -> None:
+    def __init__(self, directory: Path, suite: str | None, instead: str, *, own: bool = False) -> None:
         self._directory = directory
-        self._suites = suites
+        self._suite = suite
         self._instead = instead
+        self._own = own
 
     def update(self) -> None:
-        """Fetch the suites' indexes."""
+        """Fetch the indexes."""
         for part in ("lists/partial", "cache/archives/partial", "packages"):
             (self._directory / part).mkdir(parents=True, exist_ok=True)
         (self._directory / "apt.conf").write_text(CONFIGURATION)
         keyring = next((f"Signed-By: {path}\n" for path in KEYRINGS if path.exists()), "")
         with self._explained():
-            uri = mirror()
+            sources = own_suites() if self._own else []
+            sources += [(self._suite, mirror())] if self._suite else []
         (self._directory / "suite.sources").write_text(
-            f"Types: deb\nURIs: {uri}\nSuites: {' '.join(self._suites)}\nComponents: main\n{keyring}"
+            "\n".join(
+                f"Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\n{keyring}" for suite, uri in sources
+            )
         )
         self._apt(["apt-get", "-qq", "update"])
 
@@ -95,7 +111,7 @@ class PrivateApt:
             fields = dict(re.findall(r"^(\S+): (.*)$", entry, re.MULTILINE))
             if fields.get("Version", "").startswith(prefix):
                 return Package(name, fields["Version"], fields["SHA256"])
-        raise EnvironmentRefusal(f"{' and '.join(self._suites)} has no {name} {prefix}* any more; {self._instead}")
+        raise EnvironmentRefusal(f"{self._suite} has no {name} {prefix}* any more; {self._instead}")
 
     def download(self, package: Package) -> Path:
         """Download `package` and check its digest; goes on with what an interrupted run left behind."""
@@ -111,10 +127,11 @@ class PrivateApt:
         return path
 
     def missing(self, names: Sequence[str]) -> list[Path]:
-        """Download the packages `names`, the last suite first, with everything they need that is not installed here."""
-        options = ["--no-install-recommends", "--download-only", "-y", "-o", "Debug::NoLocking=true"]
-        status = ["-o", "Dir::State::status=/var/lib/dpkg/status"]
-        self._apt(["apt-get", "-q", *status, *options, "-t", self._suites[-1], "install", *names])
+        """Download the packages `names`, rather from `suite`, with everything they need that is not installed here."""
+        options = ["-y", "--no-install-recommends", "--download-only", "-o", "Debug::NoLocking=true"]
+        options += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
+        options += ["-t", self._suite] if self._suite else []
+        self._apt(["apt-get", "-q", *options, "install", *names])
         return sorted((self._directory / "cache/archives").glob("*.deb"))
 
     def _apt(self, command: Sequence[str], *, cwd: Path | None = None, missing: str | None = None) -> str:

@@ -117,7 +117,7 @@ def unpack(package: Path, target: Path, wanted: Callable[[PurePosixPath], bool])
 
 
 def _updated_apt() -> PrivateApt:
-    apt = PrivateApt(cache.root() / "apt", [SUITE], INSTEAD)
+    apt = PrivateApt(cache.root() / "apt", SUITE, INSTEAD)
     apt.update()
     return apt
 
@@ -179,7 +179,7 @@ def _stand_in(tree: Path) -> Source:
 def version_of_tree(tree: Path) -> str:
     """The version of the stand-in `tree`. Raises EnvironmentRefusal when it is no Linux source, or not 7.3."""
     try:
-        text = (tree / "Makefile").read_text()
+        text = (tree / "Makefile").read_text(errors="replace")
     except OSError as error:
         raise EnvironmentRefusal(f"IOAS_LINUX={tree} is no Linux source tree: {error}") from error
     numbers = dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", text, re.MULTILINE))

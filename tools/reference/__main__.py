@@ -17,6 +17,7 @@ from tools.reference.guest import VARIANTS, Guest
 from tools.reference.session import GuestError, Limits, Session, TimeLimitError
 
 DIED, LATE, REFUSED = 123, 124, 125
+INTERRUPTED, UNREAD = 130, 141
 
 
 @click.group()
@@ -34,7 +35,7 @@ def build(again: bool) -> None:
         click.echo(f"{name}\t{path}")
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"allow_interspersed_args": False})
 @click.option("--variant", type=click.Choice(list(VARIANTS)), default="iommu", show_default=True)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for COMMAND. [default: no limit]")
 @click.option("--output", "outputs", multiple=True, type=click.Path(file_okay=False, path_type=Path),
@@ -46,21 +47,22 @@ def build(again: bool) -> None:
 def run(
     variant: str, timeout: float | None, outputs: tuple[Path, ...], memory: int, processors: int, console: bool,
     command: tuple[str, ...],
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Run COMMAND as root in the guest, here and with this Python's environment; exit with its status.
 
     All that it writes is gone afterwards, but for what it writes in an --output.
     """
     say = _progress()
+    kernel = kernels.get(VARIANTS[variant].kernel, say)
+    qemu = toolbox.qemu(say)
     for output in outputs:
         output.mkdir(parents=True, exist_ok=True)
-    kernel = kernels.get(VARIANTS[variant].kernel, say)
-    guest = Guest(variant, kernel, toolbox.qemu(say), outputs, memory, processors, environment=_environment())
+    guest = Guest(variant, kernel, qemu, outputs, memory, processors, environment=_environment())
     session = Session(guest, command, Path.cwd(), sys.stdout.buffer, sys.stderr.buffer)
     status = session.run(Limits(command=timeout))
     if console:
         click.echo(session.console(), err=True)
-    sys.exit(status)
+    return status
 
 
 def _environment() -> dict[str, str]:
@@ -78,13 +80,26 @@ def _progress() -> Callable[[str], None]:
     return say
 
 
-if __name__ == "__main__":
+def entry() -> int:
+    """Run the command line; the exit status. Whatever goes wrong is a message on standard error."""
     try:
-        main()
+        return main.main(standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; nothing more is to be said
+        return UNREAD
     except GuestError as error:
         end = error.console.replace("\n", "\n  ") or "(it is empty)"
         click.echo(f"tools.reference: {error}; the end of its console:\n  {end}", err=True)
-        sys.exit(LATE if isinstance(error, TimeLimitError) else DIED)
+        return LATE if isinstance(error, TimeLimitError) else DIED
     except (EnvironmentRefusal, UsageError, OSError, subprocess.SubprocessError) as error:
         click.echo(f"tools.reference: {error}", err=True)
-        sys.exit(REFUSED)
+        return REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

@@ -20,6 +20,7 @@ PORTS = ("control", "out", "err")
 # The device models, as QEMU names them, with their ids.
 DEVICES = {"edu": "1234:11e8", "nvme,drive=disk,serial=ioas": "1b36:0010", "igb,netdev=net": "8086:10c9"}
 DISK_BYTES = 64 << 20
+LINE_BYTES = 2048  # the kernel's COMMAND_LINE_SIZE on x86
 INSIDE = "IOAS_GUEST"
 """The variable that holds the variant's name in the guest."""
 
@@ -91,7 +92,10 @@ class Guest:
         trouble = "panic=-1 oops=panic no_timer_check quiet"
         python = os.path.realpath(sys.executable)
         first = f'init="{python}" -- -I -S -B "{Path(init.__file__).resolve()}"'
-        return f"console=ttyS0 {VARIANTS[self.variant].arguments} {trouble} {root} {first}"
+        line = f"console=ttyS0 {VARIANTS[self.variant].arguments} {trouble} {root} {first}"
+        if len(os.fsencode(line)) >= LINE_BYTES or '"' in python + init.__file__:
+            raise UsageError(f"a kernel command line cannot hold the paths of {python} and {init.__file__}")
+        return line
 
 
 def _export(tag: str, path: Path, *options: str) -> list[str]:

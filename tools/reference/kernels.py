@@ -8,9 +8,11 @@ shares the first one's object files.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -109,9 +111,17 @@ def _tree(say: Say) -> tuple[Path, str]:
     tree = _work(version).parent / "tree"
     if not tree.exists():
         say(f"unpacking Linux {version}")
+        _unpack(package, tree)
+    return tree, version
+
+
+def _unpack(package: Path, tree: Path) -> None:
+    try:
         with cache.published(tree) as work:
             source.unpack(package, work, _needed)
-    return tree, version
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        source.forget_package()
+        raise EnvironmentRefusal(f"{package} was damaged ({error}) and is removed; run the command again") from error
 
 
 def _needed(name: PurePosixPath) -> bool:
@@ -132,7 +142,8 @@ def _configure(tree: Path, work: Path, kernel: str, environment: Mapping[str, st
     options.write_text(config.fragment(kernel))
     done = subprocess.run(
         _make(tree, work, "-s", f"KCONFIG_ALLCONFIG={options}", "allnoconfig"),
-        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     if done.returncode:
         raise EnvironmentRefusal(_failure("configure", done.stdout.splitlines(), tree))
@@ -145,8 +156,9 @@ def _compile(tree: Path, work: Path, environment: Mapping[str, str], say: Say) -
     began = told = time.monotonic()
     lines: list[str] = []
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+        command, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    ) as process:  # fmt: skip
         for line in process.stdout or ():
             lines.append(line.rstrip())
             if time.monotonic() - told > SAY_SECONDS:

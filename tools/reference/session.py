@@ -16,7 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,7 @@ from ioas.errors import EnvironmentRefusal, IoasError
 from tools.reference.guest import DISK_BYTES, PORTS, Guest
 
 CHUNK = 1 << 16
+STEP_SECONDS = 1.0
 CONSOLE_BYTES = 1 << 16
 CONSOLE_LINES = 25
 PR_SET_PDEATHSIG = 1
@@ -62,7 +63,6 @@ class Session:
         self._out, self._err = out, err
         self._console = bytearray()
         self._events = bytearray()
-        self._up = False
         self._ready: float | None = None
         self._heard = 0.0
         self._status: int | None = None
@@ -119,23 +119,25 @@ class Session:
         selector.register(_output_of(process), selectors.EVENT_READ, self._console.extend)
         began = self._heard = time.monotonic()
         while selector.get_map():
-            if reason := self._overdue(began, limits):
+            asked = time.monotonic()
+            if reason := self._overdue(asked - began, asked, limits):
                 return reason
-            for key, _ in selector.select(1.0):
+            for key, _ in selector.select(STEP_SECONDS):
                 if data := _read(key.fd):
                     key.data(data)
                 else:
                     selector.unregister(key.fileobj)
             del self._console[:-CONSOLE_BYTES]
+            # A tool that was stopped, or whose output nobody read, must not take its own standstill for the guest's.
+            self._heard += max(0.0, time.monotonic() - asked - STEP_SECONDS)
         return self._cause_of_death(process.wait())
 
-    def _overdue(self, began: float, limits: Limits) -> str | None:
-        """Which limit is passed; a command that has its status needs only to end."""
-        now = time.monotonic()
+    def _overdue(self, elapsed: float, now: float, limits: Limits) -> str | None:
+        """Which limit is passed; a guest whose command has ended needs only to power off."""
         if self._status is not None:
             return "the guest does not power off" if now - self._heard > limits.end else None
         if self._ready is None:
-            return f"the guest was not up after {limits.boot:g} s" if now - began > limits.boot else None
+            return f"the guest was not up after {limits.boot:g} s" if elapsed > limits.boot else None
         if limits.command is not None and now - self._ready > limits.command:
             return f"the command was still running after {limits.command:g} s (--timeout)"
         if now - self._heard > limits.silence:
@@ -156,17 +158,23 @@ class Session:
         self._events += data
         *lines, rest = self._events.split(b"\n")
         self._events = rest
-        for event in map(json.loads, lines):
-            if event["event"] == "up":
-                self._control.sendall(json.dumps(self._job).encode() + b"\n")
-            elif event["event"] == "ready":
+        for line in lines:
+            try:
+                event = json.loads(line)
+                kind, status = event["event"], event.get("status")
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise GuestError(f"the guest says what is no event: {bytes(line)!r}", self.console()) from None
+            if kind == "up":
+                with suppress(ConnectionError):  # QEMU has just died, as the next look at its ports tells
+                    self._control.sendall(json.dumps(self._job).encode() + b"\n")
+            elif kind == "ready":
                 self._ready = self._heard
-            elif event["event"] == "status":
-                self._status = event["status"]
+            elif kind == "status" and isinstance(status, int):
+                self._status = status
 
 
 def _read(descriptor: int) -> bytes:
-    """What there is to read; empty at the end, which a socket whose other end died tells by ECONNRESET."""
+    """What there is to read; empty at the end, of which a socket with something unread in it tells by ECONNRESET."""
     try:
         return os.read(descriptor, CHUNK)
     except ConnectionResetError:
