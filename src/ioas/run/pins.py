@@ -25,7 +25,7 @@ import itertools
 import mmap
 import os
 import stat
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 from errno import EFAULT, EOPNOTSUPP
 
 from ioas.errors import KernelError, refuse
@@ -54,6 +54,8 @@ class Pinner:
         self._strict = strict
         self._by_address = by_address
         self._map_files = may_use_map_files()
+        self.devices: Container[tuple[int, int]] = ()
+        """Files, by device and inode, that stand for devices: nothing of theirs can be pinned."""
 
     def pin(self, space: Space, start: int, count: int, write: bool) -> HeldPin:
         """See `Space.pin`."""
@@ -62,6 +64,8 @@ class Pinner:
         try:
             for vma, low, high in _areas(space, start, start + (count << PAGE_SHIFT)):
                 _check_access(vma, low, write)
+                if (vma.device, vma.inode) in self.devices:
+                    raise _refused("a mapped BAR has no pages", low)
                 extents += self._extents(space, vma, low, high, write, holders)
         except BaseException:
             for holder in holders:

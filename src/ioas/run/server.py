@@ -111,6 +111,8 @@ class Server:
         self.memory_files = SharedFiles(later)
         self.buffers = Buffers(listener, lambda: self._call)
         pinner = Pinner(self.memory_files, self.buffers, machine.strict, reporter.pinned_by_address)
+        if mmio:
+            pinner.devices = mmio.files.by_inode
         self.processes = Processes(pinner, self, watch, unwatch)
         self.view = view
         self.stage = stage
