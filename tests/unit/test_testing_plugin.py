@@ -77,6 +77,21 @@ def test_a_marker_describes_the_machine(pytester: pytest.Pytester) -> None:
     outcome(pytester, text, "--strict-markers").assert_outcomes(passed=2)
 
 
+def test_the_machine_of_tests_that_describe_none_can_be_named(pytester: pytest.Pytester) -> None:
+    pytester.makefile(".toml", lab='[[device]]\nmodel = "edu"\naddr = "0000:05:00.0"\n')
+    text = """
+    import pytest
+
+    def test_named(ioas_bdf):
+        assert ioas_bdf == "0000:05:00.0"
+
+    @pytest.mark.ioas_machine("edu")
+    def test_described(ioas_bdf):
+        assert ioas_bdf == "0000:01:00.0"
+    """
+    outcome(pytester, text, "--ioas-machine=lab.toml").assert_outcomes(passed=2)
+
+
 def test_machines_are_made_by_hand_as_well(pytester: pytest.Pytester) -> None:
     text = """
     kept = []
@@ -235,7 +250,15 @@ def test_hardware_is_found_by_the_ids_of_its_model() -> None:
             counterpart(host, "nothing")
 
 
-def test_the_device_of_the_kernel_can_be_named(pytester: pytest.Pytester) -> None:
+def test_a_device_without_an_iommu_is_left_alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "is_untranslated", lambda host, bdf: True)
+    result = outcome(pytester, "def test_it(ioas_bdf): raise ValueError", "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*no IOMMU stands between 0000:01:00.0 and memory*"])
+
+
+def test_the_device_of_the_kernel_can_be_named(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "is_untranslated", lambda host, bdf: False)
     text = "def test_it(ioas_bdf): assert ioas_bdf == '0000:0a:00.0'"
     outcome(pytester, text, "--ioas-device=0000:0a:00.0", host="kernel").assert_outcomes(passed=1)
 

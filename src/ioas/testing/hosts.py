@@ -49,3 +49,10 @@ def counterpart(host: BaseHost, model: str | Function) -> str:
         if (found.vendor, found.device) == wanted:
             return bdf
     raise UsageError(f"no device {wanted[0]:04x}:{wanted[1]:04x} ({kind.model}) is bound to vfio-pci")
+
+
+def is_untranslated(host: BaseHost, bdf: str) -> bool:
+    """Whether no IOMMU stands between a device and memory (VFIO's no-IOMMU mode)."""
+    device = host.sysfs.device(bdf)
+    names = device.vfio_device or "", device.text("iommu_group/name") or ""
+    return device.iommu_group is None or names[0].startswith("noiommu-") or names[1] == "vfio-noiommu"
