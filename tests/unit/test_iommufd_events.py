@@ -21,8 +21,8 @@ VIRTUAL_ID = 0x99
 class Nested:
     """A mock device attached to a nested table whose faults go to a queue."""
 
-    def __init__(self) -> None:
-        self.iommufd = iommufd = Iommufd()
+    def __init__(self, iommufd: Iommufd | None = None) -> None:
+        self.iommufd = iommufd = iommufd or Iommufd()
         self.ioas = iommufd.alloc()
         self.mock, _, self.device = iommufd.mock(self.ioas, test_uapi.MOCK_FLAGS_DEVICE_PASID)
         self.parent = iommufd.hwpt(self.device, self.ioas, uapi.IOMMU_HWPT_ALLOC_NEST_PARENT)
@@ -143,8 +143,8 @@ def test_a_table_is_not_made_for_a_queue_that_is_not_there() -> None:
 class Virtual(Nested):
     """The same device behind a vIOMMU, with a queue of its events."""
 
-    def __init__(self, depth: int = 2) -> None:
-        super().__init__()
+    def __init__(self, depth: int = 2, iommufd: Iommufd | None = None) -> None:
+        super().__init__(iommufd)
         made = self.iommufd.call(
             uapi.IOMMU_VIOMMU_ALLOC,
             uapi.iommu_viommu_alloc(type=test_uapi.IOMMU_VIOMMU_TYPE_SELFTEST, dev_id=self.device, hwpt_id=self.parent),

@@ -22,6 +22,7 @@ from ioas.soft.pci.nodes import CharDevice, Directory, Link, Text
 
 _WORD = 0xFFFFFFFF
 _STATUS = re.compile(rb"/proc/(self|thread-self|\d+)(?:/task/(\d+))?/status")
+_FAIL_NTH = re.compile(rb"/proc/(self|thread-self|\d+)(?:/task/\d+)?/fail-nth")
 _STATE = re.compile(rb"^State:.*$", re.MULTILINE)
 _OPEN_HOW = struct.Struct("QQQ")
 
@@ -32,6 +33,8 @@ def on_open(server: Server, call: Call) -> int | Outcome:
     raw = read_path(server, call.thread, pointer)
     if raw.endswith(b"/status") and server.processes.pins():
         return _open_status(server, call, raw, flags)
+    if raw.endswith(b"/fail-nth"):
+        return _open_fail_nth(server, call, raw, flags)
     if named := descriptor_named(server, call, raw):
         return _open_again(server, call, named[1].path, flags)
     follow = not flags & os.O_NOFOLLOW and flags & (os.O_CREAT | os.O_EXCL) != os.O_CREAT | os.O_EXCL
@@ -159,6 +162,18 @@ def _open_status(server: Server, call: Call, raw: bytes, flags: int) -> int | Ou
         return _give_real(server, call, f"/proc/self/fd/{fd}", flags)
     finally:
         os.close(fd)
+
+
+def _open_fail_nth(server: Server, call: Call, raw: bytes, flags: int) -> int | Outcome:
+    """/proc/PID/task/TID/fail-nth: the machine's, for all of the process (`ioas.soft.host.fail_nth`)."""
+    match = _FAIL_NTH.fullmatch(raw)
+    caller = server.caller(call) if match else None
+    file = server.machine.fail_nth(caller.pid) if caller else None
+    if match is None or caller is None or file is None:
+        return Outcome.PROCEED
+    if match[1] not in (b"self", b"thread-self", b"%d" % caller.pid):
+        return -EACCES
+    return server.answer_with(call, caller, file, os.fsdecode(raw), bool(flags & os.O_CLOEXEC))
 
 
 def _explain(server: Server, call: Call, text: str, error: OSError) -> None:

@@ -49,6 +49,10 @@ class Machine(Host, Protocol):
         """/dev and /sys as the program shall see them."""
         ...
 
+    def fail_nth(self, process: int) -> File | None:
+        """What /proc/PID/fail-nth of a process is on this machine; None when it is the real one."""
+        ...
+
     @property
     def system(self) -> System:
         """Where DMA faults are told."""

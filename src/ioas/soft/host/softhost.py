@@ -18,6 +18,7 @@ from ioas.soft.host.assembly import Assembly, assemble
 from ioas.soft.host.binding import Binding
 from ioas.soft.host.capabilities import parse_capabilities
 from ioas.soft.host.description import MachineDescription, check_isolation, describe_device
+from ioas.soft.host.fail_nth import FailNth, add_switches
 from ioas.soft.host.files import OpenFiles
 from ioas.soft.host.machine_file import load_machine
 from ioas.soft.iommu import System
@@ -120,7 +121,12 @@ class SoftHost:
         with self.system.lock:
             if self._closed:
                 raise refuse(ENODEV, "the machine has been closed", "file", path)
+            self.system.failures.act_for(caller.pid)
             return found[1](flags)
+
+    def fail_nth(self, process: int) -> File | None:
+        """What /proc/PID/fail-nth of a process is on this machine; None when it is the real one."""
+        return FailNth(self.system, process) if self._test else None
 
     def close(self) -> None:
         """Close every file still open, stop the devices' threads, release everything. Idempotent.
@@ -193,6 +199,8 @@ class SoftHost:
         tree = build_sysfs(self._assembly.topology, vfio, {}, misc)
         for path, node in self.nodes.items():
             tree.add(path, CharDevice(*node))
+        if self._test:
+            add_switches(tree)
         return tree
 
 

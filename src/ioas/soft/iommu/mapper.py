@@ -114,8 +114,12 @@ class PageTable:
         conflict = self._occupied(self._top, first, first + (length >> granule) - 1)
         if conflict is not None:
             raise _in_use(conflict << granule)
-        for strip in strips(iova, segments, offset, length, granule, page_sizes >> granule):
-            self._fill(strip, attributes)
+        try:
+            for strip in strips(iova, segments, offset, length, granule, page_sizes >> granule):
+                self._fill(strip, attributes)
+        except KernelError:  # no frame for a table: nothing had been mapped there, and nothing stays
+            self._clear(self._top, first, first + (length >> granule) - 1)
+            raise
 
     def unmap(self, iova: int, length: int) -> int:
         """Clear what is mapped; return how many bytes were. Raises KernelError(EINVAL) when a page would be cut."""

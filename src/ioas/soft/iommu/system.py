@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ioas.errors import refuse
 from ioas.soft.iommu.types import FaultRecord
-from ioas.soft.memory import Accounting, Memory
+from ioas.soft.memory import Accounting, Failures, Memory
 
 if TYPE_CHECKING:
     from ioas.soft.iommu.requester import Requester
@@ -35,7 +35,8 @@ class System:
         self.lock = threading.RLock()
         self.attaching = threading.Lock()
         """Guards which domains are attached where; held for the time of a dict entry only."""
-        self.memory = Memory()
+        self.failures = Failures()
+        self.memory = Memory(self.failures)
         self.accounting = Accounting()
         self.units: list[Unit] = []
         self.groups: dict[int, Group] = {}

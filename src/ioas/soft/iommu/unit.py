@@ -60,6 +60,7 @@ class Unit(ABC):
         `huge` is the mock unit's MOCK_IOMMUPT_HUGE: 1 MiB and 4 KiB pages and the whole aperture of the format.
         Raises KernelError(EOPNOTSUPP) for what the unit cannot do.
         """
+        self.system.failures.point("domain")
         for wish, wanted, able in (
             ("dirty tracking", dirty, self.dirty),
             ("nesting", nest_parent, self.nested),

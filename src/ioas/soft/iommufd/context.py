@@ -46,7 +46,8 @@ class Context:
         """
         self.system = system
         self.lock = system.lock
-        self.objects = ObjectTable()
+        system.failures.point("context")
+        self.objects = ObjectTable(system.failures)
         self.groups: dict[int, DeviceGroup] = {}
         """By the id of the IOMMU group: those of which a device is bound here."""
         self.windows = Windows()
@@ -92,6 +93,7 @@ class Context:
     def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
         """Carry out one of iommufd's commands, or a VFIO container command."""
         command = self._commands.get(request)
+        self.system.failures.act_for(caller.pid)
         if command is None:
             return self._other(caller, request & 0xFFFFFFFF, argument)
         return command.carry_out(self, caller, argument)

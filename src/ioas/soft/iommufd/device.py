@@ -80,7 +80,13 @@ class Device(Object):
             if group is None:
                 raise refuse(ENODEV, f"{requester.name} is in no IOMMU group", "device", requester.name)
             group.claim(context)
-            device = cls(context, requester, unit, DeviceGroup.of(context, group))
+            members = DeviceGroup.of(context, group)
+            try:
+                device = cls(context, requester, unit, members)
+            except KernelError:
+                members.put()
+                group.release(context)
+                raise
             requester.pager = device.request_page
             device.users += 1  # whoever binds, until unbind
             if cls.holds_context:

@@ -105,6 +105,7 @@ class Call(Generic[S]):
         Raises KernelError (EFAULT, EMFILE), and then `file` is closed.
         """
         try:
+            self.context.system.failures.point("file")
             self.respond()  # before the descriptor exists, for it could not be taken back
             setattr(self.command, field, self.caller.install(file))
             self.respond()

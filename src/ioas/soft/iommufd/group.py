@@ -85,6 +85,8 @@ class DeviceGroup:
             raise refuse(
                 EINVAL, f"group {self.group.id} uses {attachment.table} already, attached by {names}", "device", names
             )
+        if attachment is None:
+            self.context.system.failures.point("attachment")
         room = table.paging.ioas.iopt.room
         if pasid is None:
             room.reserve_for(device.requester)
@@ -129,6 +131,7 @@ class DeviceGroup:
         old = attachment.table
         if old is table:
             return None
+        self.context.system.failures.point("attachment")
         moves = pasid is None and old.paging.ioas is not table.paging.ioas
         if moves:
             self._reserve(table, attachment)

@@ -135,7 +135,11 @@ def make_table(
     """
     _check_flags(device, flags)
     domain = device.make_domain(flags & ~IOMMU_HWPT_FAULT_ID_VALID, data)
-    table = PagingTable(ioas, domain, device, flags)
+    try:
+        table = PagingTable(ioas, domain, device, flags)
+    except KernelError:
+        domain.free()
+        raise
     try:
         if attach:
             device.group.attach(table, device, pasid)

@@ -60,7 +60,7 @@ class Ioas(Object):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.iopt = IoPagetable()
+        self.iopt = IoPagetable(context.system.failures)
         self.tables: list[PagingTable] = []
         """The page tables filled from this IOAS, oldest first (ioas->hwpt_list)."""
 

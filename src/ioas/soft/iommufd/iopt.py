@@ -20,6 +20,7 @@ from ioas.soft.iommufd.area import Area, AreaMap, Slice
 from ioas.soft.iommufd.filling import Filling
 from ioas.soft.iommufd.ranges import ULONG_MAX, Reserved
 from ioas.soft.iommufd.room import Room
+from ioas.soft.memory import Failures
 
 if TYPE_CHECKING:
     from ioas.soft.iommu import Domain
@@ -44,11 +45,13 @@ class IoPagetable:
     largest granule, and 4096 while large pages are disabled or an access pins pages.
     """
 
-    __slots__ = ("_filling", "accesses", "alignment", "areas", "room")
+    __slots__ = ("_failures", "_filling", "accesses", "alignment", "areas", "room")
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Failures | None = None) -> None:
+        """`failures`: what makes allocations fail on request."""
+        self._failures = failures or Failures()
         self.areas = AreaMap()
-        self.room = Room(self.areas)
+        self.room = Room(self.areas, self._failures)
         self.accesses: list[Access] = []
         self.alignment = 1
         self._filling = Filling()
@@ -137,6 +140,7 @@ class IoPagetable:
         """Areas for `slices` from `iova`, not yet in the table. Follows iopt_insert_area."""
         areas = []
         for pages, byte, length in slices:
+            self._failures.point("area")
             if prot & _WRITE and not pages.writable:
                 raise refuse(EPERM, f"{pages} were mapped for reading only, and are to be written", "field", "flags")
             if byte % PAGE_SIZE & self.alignment - 1:
@@ -223,6 +227,7 @@ class IoPagetable:
         EINVAL when it cannot map single pages, and what pinning raises.
         """
         alignment = max(domain.granule, self.alignment)
+        self._failures.point("place for a domain")
         if alignment > PAGE_SIZE:
             raise refuse(EINVAL, f"the domain's smallest page is {alignment} bytes, above 4096", "limit", alignment)
         self._check_alignment(alignment)
@@ -252,6 +257,7 @@ class IoPagetable:
 
     def add_access(self, access: Access) -> None:
         """Follows iopt_add_access. Raises KernelError(EADDRINUSE) when areas are misaligned for it."""
+        self._failures.point("place for an access")
         self.accesses.append(access)
         try:
             self._calculate_alignment()
@@ -322,6 +328,7 @@ class IoPagetable:
         self._split(area, middle)
 
     def _split(self, area: Area, middle: int) -> None:
+        self._failures.point("area")
         left = Area(area.start, middle - 1, area.pages, area.byte, area.prot)
         right = Area(middle, area.last, area.pages, area.byte_at(middle), area.prot)
         if self.domains:

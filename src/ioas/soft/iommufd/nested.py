@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from errno import EINVAL, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
-from ioas.errors import refuse
+from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SIZE
 from ioas.soft.iommu import NestedDomain
 from ioas.soft.iommufd.dispatch import Call
@@ -71,13 +71,19 @@ def make_nested(parent: PagingTable | Viommu, device: Device, flags: int, data: 
     if flags & ~_NESTED_FLAGS or data is None:
         raise refuse(EOPNOTSUPP, f"flags {flags:#x} do not go with a nested table, or it has no data", "field", "flags")
     if isinstance(parent, Viommu):
-        domain = parent.model.make_nested(flags & ~IOMMU_HWPT_FAULT_ID_VALID, data)
-        return NestedTable(parent, domain, flags)
+        return _on_top(parent, parent.model.make_nested(flags & ~IOMMU_HWPT_FAULT_ID_VALID, data), flags)
     device.check_nesting()
     if parent.auto or not parent.nest_parent or parent.domain.unit.kind != device.unit.kind:
         raise refuse(EINVAL, f"{parent} was not allocated with NEST_PARENT for an IOMMU like this", "object", parent)
-    domain = device.make_nested(parent.domain, flags & ~IOMMU_HWPT_FAULT_ID_VALID, data)
-    return NestedTable(parent, domain, flags)
+    return _on_top(parent, device.make_nested(parent.domain, flags & ~IOMMU_HWPT_FAULT_ID_VALID, data), flags)
+
+
+def _on_top(parent: PagingTable | Viommu, domain: UserDomain, flags: int) -> NestedTable:
+    try:
+        return NestedTable(parent, domain, flags)
+    except KernelError:
+        domain.free()
+        raise
 
 
 def hwpt_invalidate(call: Call[iommu_hwpt_invalidate]) -> None:

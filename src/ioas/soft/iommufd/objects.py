@@ -16,6 +16,7 @@ from ioas.errors import refuse
 
 if TYPE_CHECKING:
     from ioas.soft.iommufd.context import Context
+    from ioas.soft.memory import Failures
 
 T = TypeVar("T", bound="Object")
 
@@ -52,9 +53,10 @@ class Object:
 class ObjectTable:
     """The objects of one context, by id."""
 
-    __slots__ = ("_free", "_next", "_objects")
+    __slots__ = ("_failures", "_free", "_next", "_objects")
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
         self._objects: dict[int, Object | None] = {}
         """None: the id is reserved for an object that is being made."""
         self._free: list[int] = []
@@ -69,7 +71,8 @@ class ObjectTable:
         return iter([entry for _, entry in sorted(self._objects.items()) if entry is not None])
 
     def reserve(self) -> int:
-        """The lowest free id, taken from now on."""
+        """The lowest free id, taken from now on. Raises KernelError(ENOMEM) on request (`Failures`)."""
+        self._failures.point("object")
         if self._free:
             number = heapq.heappop(self._free)
         else:

@@ -13,6 +13,7 @@ from ioas.soft.iommufd.ranges import ULONG_MAX, AllowedRanges, Reserved, Reserve
 
 if TYPE_CHECKING:
     from ioas.soft.iommu import Requester
+    from ioas.soft.memory import Failures
 
 _HUGE = 2 << 20
 """HPAGE_SIZE: no alignment above this is kept for automatic placement."""
@@ -23,10 +24,11 @@ _DEBT = 1024
 class Room:
     """The IOVA of one IOAS: what is reserved, what was promised, and - once it is asked for - what is free."""
 
-    __slots__ = ("_areas", "_fit", "_found", "_gaps", "_given", "_placed", "_taken", "allowed", "reserved")
+    __slots__ = ("_areas", "_fit", "_found", "_gaps", "_given", "_placed", "_taken", "allowed", "failures", "reserved")
 
-    def __init__(self, areas: AreaMap) -> None:
+    def __init__(self, areas: AreaMap, failures: Failures) -> None:
         self._areas = areas
+        self.failures = failures
         self._gaps: GapIndex | None = None
         self._taken: dict[int, int] = {}
         """Areas (start to last) that are there, and that `_gaps` has not been told of."""
@@ -42,6 +44,7 @@ class Room:
 
     def reserve(self, entry: Reserved) -> None:
         """Keep a range free of mappings (iopt_reserve_iova). Raises KernelError(EADDRINUSE) when it is in use."""
+        self.failures.point("reserved range")
         area = self._areas.first(entry.start, entry.last)
         if area is not None:
             raise refuse(EADDRINUSE, f"area {area} stands where {entry} must be reserved", "area", area)
@@ -75,6 +78,7 @@ class Room:
     def allow(self, allowed: AllowedRanges) -> None:
         """Replace the allowed ranges (iopt_set_allow_iova). Raises KernelError(EADDRINUSE) when one is reserved."""
         for start, last in allowed:
+            self.failures.point("allowed range")
             reserved = self.reserved.first(start, last)
             if reserved is not None:
                 raise refuse(EADDRINUSE, f"range {start:#x}-{last:#x} meets reserved {reserved}", "region", reserved)

@@ -1,8 +1,9 @@
 """The machine's physical memory: frames with synthetic physical addresses, pins, accounting."""
 
 from ioas.soft.memory.accounting import Accounting, AccountMode
+from ioas.soft.memory.failures import Failures
 from ioas.soft.memory.frames import Run, Segment
 from ioas.soft.memory.held import Held
 from ioas.soft.memory.memory import Memory
 
-__all__ = ["AccountMode", "Accounting", "Held", "Memory", "Run", "Segment"]
+__all__ = ["AccountMode", "Accounting", "Failures", "Held", "Memory", "Run", "Segment"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, Backing, PinSource
+from ioas.soft.memory.failures import Failures
 from ioas.soft.memory.frames import ORDER_SHIFT, FrameNumbers, Run, block_base
 from ioas.soft.memory.held import Held
 from ioas.soft.memory.pages import Grip, Pages
@@ -33,7 +34,9 @@ class Memory:
     Frames are numbers: the bytes stay in the backing. Only page tables have bytes of their own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Failures | None = None) -> None:
+        """`failures`: what makes allocations fail on request."""
+        self._failures = failures or Failures()
         self._lock = threading.Lock()
         self._numbers = FrameNumbers()
         self._backings: dict[Hashable, Pages] = {}
@@ -46,6 +49,7 @@ class Memory:
 
         Raises KernelError as `source.pin` does; nothing is held then.
         """
+        self._failures.point("pins")
         pin = source.pin(start, count, write)
         extents = pin.extents
         if count == 1:
@@ -61,6 +65,7 @@ class Memory:
 
     def table(self) -> tuple[int, memoryview]:
         """A zeroed frame for a page table: its number and its bytes as 512 unsigned 64-bit words."""
+        self._failures.point("page table")
         words = memoryview(bytearray(PAGE_SIZE)).cast("Q")
         with self._lock:
             pfn = self._numbers.take(0)
