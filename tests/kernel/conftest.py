@@ -62,14 +62,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Outside without a guest: skip."""
+    if not item.path.is_relative_to(HERE):
+        return
     if reason := item.config.stash.get(_missing, None):
         lanes.require("kernel", reason)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Outside with a guest: report what came of the test there."""
-    if guest.variant() or item.config.stash[_missing]:
+    """Outside with a guest: report what came of the test there. pytest asks for every test, in this directory or not."""
+    if guest.variant() or item.config.stash[_missing] or not item.path.is_relative_to(HERE):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in _reports(item):

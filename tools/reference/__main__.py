@@ -66,8 +66,9 @@ def run(
 
 
 def _environment() -> dict[str, str]:
-    """The environment of this process, in which "python" is this Python."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
+    """The environment of this process, in which "python" is this Python and keeps what it compiles."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
 
 
 def _progress() -> Callable[[str], None]:
