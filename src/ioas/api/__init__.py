@@ -18,6 +18,7 @@ from ioas.api.hwpt import Hwpt
 from ioas.api.ioas import Ioas
 from ioas.api.iommufd import Iommufd
 from ioas.api.irq import Irq, Irqs
+from ioas.api.mapped_region import MappedRegion
 from ioas.api.mapping import DmaBuffer, Mapping
 from ioas.api.memory import Memory
 from ioas.api.physical_space import PhysicalSpace
@@ -47,6 +48,7 @@ __all__ = [
     "Irq",
     "Irqs",
     "KernelHost",
+    "MappedRegion",
     "Mapping",
     "Memory",
     "PhysicalSpace",

@@ -19,5 +19,6 @@ class KernelHost(BaseHost):
         kernel = Kernel()
         self.caller = KernelCaller()
         # The kernel's own counts of pages cannot be set, as `AddressSpace` says; only a software host does that.
-        session = Session(kernel, self.caller, lambda: None, Pagemap())  # type: ignore[arg-type]
+        self.physical = Pagemap()
+        session = Session(kernel, self.caller, lambda: None, self.physical)  # type: ignore[arg-type]
         super().__init__(session, kernel.sysfs)
