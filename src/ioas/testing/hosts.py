@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ioas.errors import UsageError
-
 if TYPE_CHECKING:
     from ioas.api.host import BaseHost
     from ioas.soft.pci import Function
@@ -40,6 +38,7 @@ def counterpart(host: BaseHost, model: str | Function) -> str:
     So a test that was written for a model finds the hardware that this is a model of, and never other hardware. Raises
     UsageError: unknown model, or no such device bound to vfio-pci.
     """
+    from ioas.errors import UsageError
     from ioas.soft.host import load_model
 
     kind = load_model(model.partition(",")[0]) if isinstance(model, str) else model
