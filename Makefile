@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEVICE := 0000:01:00.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench bench-guest reference conformance headers clean
+.PHONY: help setup run test lint bench bench-guest reference differential conformance headers clean
 
 help: ## list the goals
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,11 @@ headers: setup ## fetch Linux 7.3's headers and selftests into the cache (or set
 
 conformance: setup ## run the kernel's own iommufd and VFIO selftests under `ioas run`
 	@$(BIN)/python -m tools.kernel conformance
+
+CALLS ?= 100000
+SEED ?= 1
+differential: setup ## make CALLS random calls (from SEED) on the real kernel and on the software host, and compare
+	@$(BIN)/python -m tests.differential --calls $(CALLS) --seed $(SEED)
 
 clean: ## remove .venv and what tools left in this directory
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks build dist

@@ -24,13 +24,11 @@ MODULES = (
     "tables",
     "accesses",
     "later",
-    "sequences",
     "binding",
     "information",
     "registers",
     "signals",
     "transfers",
-    "device_sequences",
     "ordinary",
 )
 

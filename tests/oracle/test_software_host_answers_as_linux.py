@@ -1,8 +1,8 @@
 """The software host answers what the real kernel answered, question for question, but for a list with reasons.
 
 `linux-7.3.4.txt` is the record (its head says how it was made). The probe runs here as an unmodified program under
-`ioas run`, as whoever runs the tests and without privileges: what a call needs is granted to the machine. The
-random sequences that it also knows are for a machine with the real kernel beside it.
+`ioas run`, as whoever runs the tests and without privileges: what a call needs is granted to the machine. What nobody
+thought of is asked in tests/differential.
 """
 
 from __future__ import annotations

@@ -14,10 +14,12 @@ from ioas.errors import (
     KernelError,
     NoDevice,
     NotFound,
+    OutOfMemory,
     Overflow,
     UnknownRequest,
 )
 from ioas.uapi import iommufd as iommufd_uapi, vfio as uapi
+from tests.support.caller import FakeCaller
 from tests.support.iommufd import EVERYTHING, MOCK, PAGE, Iommufd, requester
 
 VA = 1 << 31
@@ -70,6 +72,11 @@ def empty() -> Container:
 @pytest.fixture
 def container(empty: Container) -> Container:
     """A container with an IOAS and a mock device."""
+    return filled(empty)
+
+
+def filled(empty: Container) -> Container:
+    """The same, with an IOAS and a mock device."""
     ioas = empty.alloc()
     empty.mock(ioas)
     empty.call(
@@ -266,6 +273,17 @@ def test_a_value_is_not_a_buffer(empty: Container) -> None:
 
     with pytest.raises(UsageError):
         empty.context.ioctl(empty.caller, uapi.VFIO_SET_IOMMU, bytearray(8))
+
+
+def test_what_a_page_table_refuses_comes_before_what_it_would_cost() -> None:
+    container = filled(Container(caller=FakeCaller([], memlock=PAGE)))
+    address = container.caller.memory.map(4)
+    with pytest.raises(InvalidArgument):
+        container.map_dma(MOCK, 3 * PAGE, address, flags=0)
+    with pytest.raises(OutOfMemory):
+        container.map_dma(MOCK, 3 * PAGE, address)
+    container.map_dma(MOCK, PAGE, address)
+    assert container.caller.memory.pinned_pages == 1
 
 
 def test_every_refusal_has_a_reason(container: Container) -> None:

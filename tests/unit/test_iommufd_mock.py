@@ -105,6 +105,13 @@ def test_check_map_wants_the_very_page(iommufd: Iommufd, ioas: int) -> None:
         check(ioas, MOCK, PAGE, buffer)
 
 
+def test_the_last_page_of_all_ends_too_far(iommufd: Iommufd, ioas: int) -> None:
+    _, table, _ = iommufd.mock(ioas)
+    check = {"iova": MOCK, "length": 2048, "uptr": (1 << 64) - PAGE}
+    with pytest.raises(Overflow):
+        iommufd.test(uapi.IOMMU_TEST_OP_MD_CHECK_MAP, table, check_map=check)
+
+
 def test_check_refs_counts_pins(iommufd: Iommufd, ioas: int) -> None:
     iommufd.mock(ioas)
     buffer = iommufd.caller.memory.map(2)

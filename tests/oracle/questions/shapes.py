@@ -113,6 +113,8 @@ ACCESS_REPLACE = _test("ACCESS_REPLACE_IOAS", "I:ioas_id")
 CHECK_IOTLB = _test("MD_CHECK_IOTLB", "I:iotlb_id I:iotlb")
 CHECK_CACHE = _test("DEV_CHECK_CACHE", "I:cache_id I:cache")
 DIRTY = _test("DIRTY", "I:flags I:__pad Q:iova Q:length Q:page_size Q:uptr Q:out_nr_dirty")
+TRIGGER_IOPF = _test("TRIGGER_IOPF", "I:dev_id I:pasid I:grpid I:perm Q:addr")
+TRIGGER_VEVENT = _test("TRIGGER_VEVENT", "I:dev_id")
 PASID = _test("PASID_*", "I:pasid I:pt_id")
 OPS = {
     "ADD_RESERVED": 1,

@@ -10,7 +10,6 @@ from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, AddressSpace, Caller, PinSource
 from ioas.soft.iommufd.ioas import Ioas
 from ioas.soft.iommufd.pages import Owner, Pages
-from ioas.soft.memory import Held
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -80,8 +79,8 @@ class DmaBufPages(Pages):
         """EINVAL."""
         raise self._for_devices()
 
-    def _hold(self, first: int, count: int, charge: bool) -> Held:
-        return super()._hold(first, count, False)
+    def charge(self, count: int) -> None:
+        """Nothing is charged."""
 
     def _uncharge(self, count: int) -> None:
         """Nothing was charged."""

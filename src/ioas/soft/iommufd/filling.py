@@ -74,30 +74,35 @@ class Filling:
         length = area.last - area.start + 1
         first, last = byte >> PAGE_SHIFT, byte + length - 1 >> PAGE_SHIFT
         pages = area.pages
-        pages.claim(first, last)
+        pinned = pages.claim(first, last, charge=False)  # what a domain refuses comes before what it would cost
         done = 0
         try:
             segments = pages.segments(first, last)
             for domain in self.domains if not pages.revoked else ():
                 domain.map(area.start, segments, byte % PAGE_SIZE, length, area.prot, large=self.large_pages)
                 done += 1
+            pages.charge(pinned)
         except KernelError:
             for domain in self.domains[:done]:
                 domain.unmap(area.start, length)
-            pages.release(first, last)
+            pages.release(first, last, charged=False)
             raise
 
     def _fill_further(self, domain: Domain, area: Area) -> None:
         pages, first, last = area.pages, area.first_page, area.last_page
-        if not self.domains:
-            pages.claim(first, last)
+        pinned = pages.claim(first, last, charge=False) if not self.domains else 0
+        done = False
         try:
             if not pages.revoked:
                 segments = pages.segments(first, last)
                 domain.map(area.start, segments, area.page_offset, area.length, area.prot, large=self.large_pages)
+                done = True
+            pages.charge(pinned)
         except KernelError:
+            if done:
+                domain.unmap(area.start, area.length)
             if not self.domains:
-                pages.release(first, last)
+                pages.release(first, last, charged=False)
             raise
 
     def _empty(self, domain: Domain, areas: list[Area]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import select
-from errno import EBADE, EBADFD, EINVAL, ENODEV, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP
+from errno import EBADE, EBADFD, EINVAL, ENODEV, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP, EOVERFLOW
 from typing import TYPE_CHECKING, NamedTuple
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SIZE, Caller
 from ioas.soft.iommufd.access import Access
 from ioas.soft.iommufd.dispatch import Call
+from ioas.soft.iommufd.ranges import ULONG_MAX
+from ioas.soft.memory import Held
 from ioas.uapi.iommufd_test import (
     MOCK_ACCESS_RW_SLOW_PATH,
     MOCK_ACCESS_RW_WRITE,
@@ -201,12 +203,23 @@ def _install(caller: Caller, file: AccessFile) -> int:
 
 def _compare(call: Call[iommu_test_cmd], address: int, frames: list[int]) -> None:
     """Whether the pages at `address` stand in `frames` (iommufd_test_check_pages)."""
-    memory = call.context.system.memory
     for index, frame in enumerate(frames):
-        held = memory.hold(call.caller.memory, address + index * PAGE_SIZE, 1, write=False)
+        held = hold_page(call, address + index * PAGE_SIZE)
         same = held.pfn(0) == frame
         held.release()
         if not same:
             raise refuse(
                 EBADE, "the pinned page is not the one at this address", "address", address + index * PAGE_SIZE
             )
+
+
+def hold_page(call: Call[iommu_test_cmd], address: int) -> Held:
+    """Pin the page of the caller's memory that `address` is in.
+
+    Follows gup_fast_fallback (mm/gup.c, 7.3), the test module's way to pages. Raises KernelError: EFAULT; EOVERFLOW for
+    the last page of all, for where it ends is looked at before whether it is there.
+    """
+    start = address & -PAGE_SIZE
+    if start + PAGE_SIZE > ULONG_MAX:
+        raise refuse(EOVERFLOW, "the page ends where addresses end", "address", start)
+    return call.context.system.memory.hold(call.caller.memory, start, 1, write=False)

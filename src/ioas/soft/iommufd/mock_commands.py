@@ -21,6 +21,7 @@ from ioas.soft.iommufd.mock_access import (
     access_rw,
     create_access,
     destroy_access_pages,
+    hold_page,
 )
 from ioas.soft.iommufd.mock_device import dev_check_cache, mock_domain, mock_domain_replace
 from ioas.soft.iommufd.mock_dirty import dirty
@@ -84,7 +85,6 @@ def _md_check_refs(call: Call[iommu_test_cmd]) -> None:
     if (address | length) % PAGE_SIZE or address + length > ULONG_MAX:
         raise refuse(EINVAL, "the range is not made of whole pages", "address", address)
     for at in range(address, address + length, PAGE_SIZE):
-        check_end(at)
         pin = call.caller.memory.pin(at, 1, write=False)
         backing, page, _, order = pin.extents[0]
         found = call.context.system.memory.references(backing.key, page)
@@ -100,16 +100,11 @@ def _set_temp_memory_limit(call: Call[iommu_test_cmd]) -> None:
 
 
 def _physical(call: Call[iommu_test_cmd], address: int) -> int:
-    """The physical address of a byte of the caller's memory.
-
-    Raises KernelError: EFAULT; EOVERFLOW for the last page of all, which gup_fast_fallback (mm/gup.c, 7.3) looks at first.
-    """
-    offset = address % PAGE_SIZE
-    check_end(address)
-    held = call.context.system.memory.hold(call.caller.memory, address - offset, 1, write=False)
+    """The physical address of a byte of the caller's memory. Raises KernelError as `hold_page`."""
+    held = hold_page(call, address)
     frame = held.pfn(0)
     held.release()
-    return frame * PAGE_SIZE + offset
+    return frame * PAGE_SIZE + address % PAGE_SIZE
 
 
 _OPERATIONS: dict[int, Callable[[Call[iommu_test_cmd]], None]] = {

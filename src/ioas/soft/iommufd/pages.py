@@ -92,15 +92,18 @@ class Pages:
         """How many pages are pinned now."""
         return sum(piece.held.pages for piece in self._chain())
 
-    def claim(self, first: int, last: int, *, charge: bool = True) -> None:
-        """Pin pages `first` to `last` (unless they are), until `release` with the same arguments.
+    def claim(self, first: int, last: int, *, charge: bool = True) -> int:
+        """Pin pages `first` to `last` (unless they are), until `release` with the same arguments; how many are new.
 
-        Raises KernelError, with nothing changed: EFAULT for memory that is not there, EINVAL beyond the end of a
-        file, ENOMEM when the owner may not lock so much.
+        Without `charge` they are to be charged afterwards (`charge`), or released uncharged.
+
+        Raises KernelError, with nothing changed: EFAULT for memory that is not there, EINVAL beyond the end of a file,
+        ENOMEM when the owner may not lock so much.
         """
         if self._pieces is None:
-            self._pieces = _Piece(first, self._hold(first, last - first + 1, charge), 1, None)
-            return
+            count = last - first + 1
+            self._pieces = _Piece(first, self._hold(first, count, charge), 1, None)
+            return count
         self._cut(first)
         self._cut(last + 1)
         missing = self._hold_missing(first, last, charge)
@@ -109,6 +112,13 @@ class Pages:
                 piece.claims += 1
         for piece in missing:
             self._link(piece)
+        return sum(piece.held.pages for piece in missing)
+
+    def charge(self, count: int) -> None:
+        """Charge the owner for `count` new pages. Raises KernelError(ENOMEM), with nothing charged."""
+        if count:  # nothing new is not refused, whatever the limit is now
+            owner = self.owner
+            self.system.accounting.charge(owner.mode, owner.memory, owner.uid, count)
 
     def release(self, first: int, last: int, *, charged: bool = True) -> None:
         """Undo one `claim`: unpin what nothing else claims. Whoever used the pages has stopped."""
@@ -201,11 +211,10 @@ class Pages:
 
     def _hold(self, first: int, count: int, charge: bool) -> Held:
         """Pin and charge. The kernel counts after pinning too, for only then it knows how many are new."""
-        system, owner = self.system, self.owner
-        held = system.memory.hold(self.source, self.start + (first << PAGE_SHIFT), count, self.writable)
+        held = self.system.memory.hold(self.source, self.start + (first << PAGE_SHIFT), count, self.writable)
         if charge:
             try:
-                system.accounting.charge(owner.mode, owner.memory, owner.uid, count)
+                self.charge(count)
             except KernelError:
                 held.release()
                 raise

@@ -1,0 +1,45 @@
+"""Opening and closing device files, and the queues of events that calls have opened."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from executor.objects import Context, OpenFile
+from questions.calls import outcome, shown
+from questions.shapes import DEVICE
+
+if TYPE_CHECKING:
+    from executor.world import World
+
+_NODES = {"iommufd": "/dev/iommu", "vfio": DEVICE}
+_EVENTS_LENGTH = 4096
+
+
+def _open(world: World, who: int, kind: str) -> str:
+    fd: int = world.do(who, "open", _NODES[kind])
+    if fd >= 0:
+        world.files.add(OpenFile(kind, fd, {who}, Context() if kind == "iommufd" else None))
+    return outcome(min(fd, 0))
+
+
+def _close(world: World, who: int, kind: str, index: int) -> str:
+    file = world.files.find(who, kind, index)
+    if file is None:
+        return "no such file"
+    result = world.do(who, "close", file.fd)
+    world.files.closed(file, who)
+    return outcome(result)
+
+
+def _events(world: World, who: int, index: int) -> str:
+    """What a queue of events has to say."""
+    return shown(world.do(who, "read_events", world.fd(who, ["events", index]), _EVENTS_LENGTH))
+
+
+def _respond(world: World, who: int, index: int, cookie: int, code: int) -> str:
+    """Answer a page request."""
+    return outcome(world.do(who, "write_events", world.fd(who, ["events", index]), struct.pack("<II", cookie, code)))
+
+
+VERBS = {"open": _open, "close": _close, "events": _events, "respond": _respond}

@@ -1,0 +1,200 @@
+"""Random calls on page tables: dirty pages, nested tables, PASIDs, page requests, vIOMMUs and what belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.differential.arguments import BASE, PAGE, SCRATCH, U32_MAX, Step, World
+
+Make = Callable[[World], Step]
+_NEST_PARENT, _DIRTY_TRACKING, _FAULT_ID_VALID, _PASID = 1, 2, 4, 8
+_TABLE_DATA, _TABLE_ENTRY, _VIOMMU, _VEVENTQ, _QUEUE = 0xDEAD, 0xDEADBEEF, 0xDEADBEEF, 0xBEEFBEEF, 0xDEADBEEF
+_FILE = ["iommufd", 0]
+
+
+def beginning() -> list[Step]:
+    """A device with everything, a parent for nested tables, a nested one, and data for such."""
+    call = [0, "call", _FILE]
+    parent = {"dev_id": ["device", 0], "pt_id": ["ioas", 0], "flags": _NEST_PARENT}
+    nested = {
+        "dev_id": ["device", 0],
+        "pt_id": ["table", 1],
+        "data_type": _TABLE_DATA,
+        "data_len": 8,
+        "data_uptr": SCRATCH,
+    }
+    return [
+        [0, "open", "iommufd"],
+        [*call, "IOAS_ALLOC", {}],
+        [*call, "MOCK", {"op": 12, "id": ["ioas", 0], "dev_flags": 4}],
+        [0, "lists", [0xBADBEEF, 1]],
+        [*call, "HWPT_ALLOC", parent],
+        [*call, "HWPT_ALLOC", nested],
+    ]
+
+
+def _table(world: World) -> Step:
+    flags = world.choose(
+        (0, 0, _NEST_PARENT, _DIRTY_TRACKING, 3, _FAULT_ID_VALID, _PASID, _FAULT_ID_VALID | _PASID, 16)
+    )
+    fields = {"dev_id": world.id("device"), "pt_id": world.id("ioas", "ioas", "table"), "flags": flags}
+    return world.call(_FILE, "HWPT_ALLOC", **fields, fault_id=world.id("fault") if flags & 4 else 0)
+
+
+def _nested(world: World) -> Step:
+    fields = {"dev_id": world.id("device"), "pt_id": world.id("table", "table", "viommu", "ioas")}
+    flags = world.choose((0, 0, 0, _FAULT_ID_VALID, _PASID, _NEST_PARENT))
+    data = {"data_type": world.choose((_TABLE_DATA, _TABLE_DATA, _TABLE_DATA, 0, 1)), "data_uptr": SCRATCH}
+    length = world.choose((8, 8, 8, 4, 0, 16))
+    return world.call(_FILE, "HWPT_ALLOC", **fields, flags=flags, **data, data_len=length, fault_id=world.id("fault"))
+
+
+def _set_dirty(world: World) -> Step:
+    return world.call(_FILE, "SET_DIRTY", hwpt_id=world.id("table"), flags=world.choose((1, 1, 0, 2)))
+
+
+def _range(world: World) -> dict[str, object]:
+    if world.percent(70):
+        mapping = world.mapping()
+        return {"iova": mapping.iova(), "length": mapping.length()}
+    return {"iova": BASE + PAGE * world.number(0, 7), "length": PAGE * world.number(1, 8)}
+
+
+def _get_dirty(world: World) -> Step:
+    place = {"page_size": world.choose((2048, 2048, PAGE, PAGE, 3, 0, 1 << 20)), "data": SCRATCH}
+    flags = world.choose((0, 0, 1, 2))
+    return world.call(_FILE, "GET_DIRTY", hwpt_id=world.id("table"), flags=flags, **_range(world), **place)
+
+
+def _make_dirty(world: World) -> Step:
+    place = {"page_size": world.choose((2048, PAGE, PAGE, 3)), "uptr": SCRATCH}
+    return world.call(_FILE, "DIRTY", op=13, id=world.id("table"), flags=0, **_range(world), **place)
+
+
+def _lists(world: World) -> Step:
+    return [0, "lists", [world.choose((0, 1, 0xFF, U32_MAX, (1 << 64) - 1, 0xBADBEEF, 1 << 32)) for _ in range(4)]]
+
+
+def _invalidate(world: World) -> Step:
+    data = {"data_uptr": SCRATCH, "data_type": world.choose((_TABLE_ENTRY, _TABLE_ENTRY, 0, 0xDADBEEF))}
+    sizes = {"entry_len": world.choose((8, 8, 8, 12, 12, 4, 0)), "entry_num": world.choose((0, 1, 1, 2, 3))}
+    return world.call(_FILE, "INVALIDATE", hwpt_id=world.id("table", "table", "viommu"), **data, **sizes)
+
+
+def _check_iotlb(world: World) -> Step:
+    value = world.choose((0, 0xBADBEEF, 1))
+    return world.call(_FILE, "CHECK_IOTLB", op=14, id=world.id("table"), iotlb_id=world.number(0, 4), iotlb=value)
+
+
+def _check_cache(world: World) -> Step:
+    value = world.choose((0, 0xBADDAD))
+    return world.call(_FILE, "CHECK_CACHE", op=16, id=world.id("device"), cache_id=world.number(0, 4), cache=value)
+
+
+def _pasid(world: World) -> Step:
+    op = world.choose((18, 18, 19, 20, 21))
+    fields = {"pasid": world.choose((1, 1, 2, 100, 0, 1024, 1 << 20)), "pt_id": world.id("ioas", "table")}
+    return world.call(_FILE, "PASID", op=op, id=world.id("mock"), **fields)
+
+
+def _replace(world: World) -> Step:
+    return world.call(_FILE, "REPLACE", op=10, id=world.id("mock"), pt_id=world.id("ioas", "table", "table"))
+
+
+def _mock(world: World) -> Step:
+    flags = world.choose((4, 4, 4, 0, 1, 5))
+    return world.call(_FILE, "MOCK", op=12, id=world.id("ioas", "table"), dev_flags=flags)
+
+
+def _faults(world: World) -> Step:
+    return world.call(_FILE, "FAULT_ALLOC", flags=1 if world.percent(5) else 0)
+
+
+def _trigger_request(world: World) -> Step:
+    fields = {
+        "dev_id": world.id("device"),
+        "pasid": world.choose((U32_MAX, U32_MAX, 1, 2)),
+        "grpid": world.number(0, 3),
+    }
+    return world.call(_FILE, "TRIGGER_IOPF", op=15, **fields, perm=world.choose((1, 2)), addr=BASE)
+
+
+def _events(world: World) -> Step:
+    return [0, "events", world.number(0, 2)]
+
+
+def _respond(world: World) -> Step:
+    return [0, "respond", world.number(0, 2), world.number(0, 2), world.choose((0, 1, 2))]
+
+
+def _viommu(world: World) -> Step:
+    fields = {
+        "type": world.choose((_VIOMMU, _VIOMMU, 0, 1)),
+        "dev_id": world.id("device"),
+        "hwpt_id": world.id("table"),
+    }
+    data = {"data_len": world.choose((0, 0, 24, 4)), "data_uptr": SCRATCH + PAGE}
+    return world.call(_FILE, "VIOMMU_ALLOC", **fields, **data, flags=1 if world.percent(5) else 0)
+
+
+def _vdevice(world: World) -> Step:
+    fields = {
+        "viommu_id": world.id("viommu"),
+        "dev_id": world.id("device"),
+        "virt_id": world.choose((0, 1, 2, 1 << 33)),
+    }
+    return world.call(_FILE, "VDEVICE_ALLOC", **fields)
+
+
+def _veventq(world: World) -> Step:
+    fields = {"type": world.choose((_VEVENTQ, _VEVENTQ, 0, 1)), "veventq_depth": world.choose((1, 2, 2, 0))}
+    return world.call(_FILE, "VEVENTQ_ALLOC", viommu_id=world.id("viommu"), **fields)
+
+
+def _queue(world: World) -> Step:
+    fields = {"type": world.choose((_QUEUE, _QUEUE, 0)), "index": world.choose((0, 0, 1, 2))}
+    mapping = world.mapping()
+    place = {"nesting_parent_iova": mapping.iova(), "length": mapping.length()}
+    return world.call(_FILE, "HW_QUEUE_ALLOC", viommu_id=world.id("viommu"), **fields, **place)
+
+
+def _trigger_event(world: World) -> Step:
+    return world.call(_FILE, "TRIGGER_VEVENT", op=17, dev_id=world.id("device"))
+
+
+def _destroy(world: World) -> Step:
+    kinds = ("table", "table", "mock", "fault", "viommu", "vdevice", "veventq", "queue", "device", "ioas")
+    return world.call(_FILE, "DESTROY", id=world.id(*kinds))
+
+
+def _close(world: World) -> Step:
+    return [0, "close", "events", world.number(0, 2)]
+
+
+def weighted(world: World) -> list[tuple[int, Make]]:
+    """Every step of this kind, and how often it comes."""
+    return [
+        (6, _table),
+        (6, _nested),
+        (5, _set_dirty),
+        (6, _get_dirty),
+        (5, _make_dirty),
+        (4, _lists),
+        (6, _invalidate),
+        (4, _check_iotlb),
+        (2, _check_cache),
+        (8, _pasid),
+        (6, _replace),
+        (3, _mock),
+        (4, _faults),
+        (4, _trigger_request),
+        (4, _events),
+        (3, _respond),
+        (6, _viommu),
+        (5, _vdevice),
+        (4, _veventq),
+        (3, _queue),
+        (3, _trigger_event),
+        (5, _destroy),
+        (1, _close),
+    ]

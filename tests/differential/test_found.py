@@ -1,0 +1,44 @@
+"""Scripts that have shown a difference from Linux once are answered as Linux answered them (`found/`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import NoReturn
+
+import pytest
+
+from ioas.run import check_environment
+from tests.differential import found, hosts
+from tests.differential.hosts import Host
+
+FOUND = found.every()
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Callable[[str], Host]]:
+    """Starts a host when it is first needed."""
+    makers = {"in process": hosts.in_process, "under ioas run": hosts.supervised}
+    running: dict[str, Host] = {}
+    with ExitStack() as stack:
+        yield lambda name: running.get(name) or running.setdefault(name, stack.enter_context(makers[name]()))
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_in_this_process(name: str, started: Callable[[str], Host]) -> None:
+    script = FOUND[name].script
+    if not hosts.runs_in_process(script):
+        pytest.skip("for processes, memory that is replaced, and limits, another process is needed")
+    assert started("in process").run([script]) == [FOUND[name].linux]
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_under_ioas_run(name: str, started: Callable[[str], Host], require: Callable[[str, str], NoReturn]) -> None:
+    for finding in check_environment():
+        if finding.verdict == "missing":
+            require("run", f"{finding.name}: {finding.text}")
+    script = FOUND[name].script
+    if script["limit"] is not None and os.getuid():
+        require("root", "who has to be given CAP_IPC_LOCK has it beyond every limit")
+    assert started("under ioas run").run([script]) == [FOUND[name].linux]
