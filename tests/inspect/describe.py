@@ -104,6 +104,7 @@ class Pc:
         self.driver(bdf, driver)
         if group is not None:
             self.link(f"{path}/iommu", "/sys/devices/virtual/iommu/dmar0")
+            self.link(f"/sys/devices/virtual/iommu/dmar0/devices/{bdf}", path)
             self.group(bdf, group)
 
     def path(self, bdf: str) -> str:

@@ -33,6 +33,11 @@ def off_in_firmware(pc: Pc) -> None:
     pc.text("/sys/firmware/acpi/tables/APIC", "")
 
 
+def only_the_mock_of_selftests(pc: Pc) -> None:
+    off_in_firmware(pc)
+    pc.link("/sys/class/iommu/iommufd_selftest_iommu.0", "/sys/devices/platform/iommufd_selftest_iommu.0")
+
+
 def off_on_the_command_line(pc: Pc) -> None:
     pc.no_iommu()
     pc.text("/proc/cmdline", "root=/dev/sda1 intel_iommu=off quiet")
@@ -168,6 +173,7 @@ def no_iommu_without_privilege(pc: Pc) -> None:
 
 REFUSALS = [
     Refusal(off_in_firmware, "IOMMU", "firmware setting of VT-d, AMD-Vi or IOMMU", "firmware's setup"),
+    Refusal(only_the_mock_of_selftests, "IOMMU", "firmware setting of VT-d, AMD-Vi or IOMMU", "firmware's setup"),
     Refusal(off_on_the_command_line, "IOMMU", "setting intel_iommu=off", "remove intel_iommu=off"),
     Refusal(not_turned_on, "IOMMU", "setting intel_iommu=on is missing", "add intel_iommu=on"),
     Refusal(not_built_in, "IOMMU", "kernel option CONFIG_INTEL_IOMMU", "use a kernel that has it"),
@@ -315,6 +321,11 @@ def test_a_healthy_machine_is_not_blamed(change: Callable[[Pc], None], purpose: 
     assert [(name, found) for name, found in diagnosis.findings if found.verdict != "ok"] == []
     assert diagnosis.answer == "yes"
     assert DISK in diagnosis.how[0]
+
+
+def test_a_bridge_is_not_for_vfio() -> None:
+    finding = dict(ask(Pc(), PORTS[DISK]).findings)["driver"]
+    assert (finding.verdict, finding.culprit, finding.commands) == ("no", f"device {PORTS[DISK]}", ())
 
 
 def test_how_to_go_on_is_said_by_the_way_that_is_open() -> None:

@@ -9,15 +9,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from ioas.inspect import Case, Machine, Wanted, diagnose, take
 from ioas.inspect.doctor import CHECKS
-from ioas.inspect.screens import diagnosis_lines, inventory_trees
+from ioas.inspect.screens import diagnosis_lines, inventory_trees, show
 from ioas.soft.pci import Directory, Link, Tree
 from ioas.sysfs import Source
 from tests.inspect.describe import DISK, NETWORK, PORTS, Pc
@@ -27,11 +27,9 @@ PAGE = ROOT / "docs/doctor.md"
 
 
 def drawn(machine: Machine) -> str:
-    """The screen of `ioas ls`."""
-    out = StringIO()
-    console = Console(file=out, highlight=False, soft_wrap=True)
-    for tree in inventory_trees(take(machine)):
-        console.print(tree)
+    """The screen of `ioas ls`, where standard output is no terminal."""
+    with redirect_stdout(StringIO()) as out:
+        show(inventory_trees(take(machine)), machine)
     return out.getvalue()
 
 
@@ -55,6 +53,12 @@ def test_a_machine_without_an_iommu_shows_its_functions() -> None:
     assert lines[0] == "without an IOMMU"
     assert lines[3] == "├── 0000:01:00.0 NVMe 8086:1234 nvme"
     assert drawn(Machine(Tree())) == "no PCI devices\n"
+
+
+def test_long_lines_are_whole_where_there_is_no_terminal() -> None:
+    pc = Pc()
+    pc.driver(DISK, "x" * 300)
+    assert "x" * 300 in drawn(pc.machine())
 
 
 def test_no_iommu_mode_is_told_from_an_iommu() -> None:
@@ -131,10 +135,10 @@ def everything() -> list[str]:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOENT, errno.ENODEV, errno.ELOOP, None])
 def test_files_that_are_unreadable_or_gone_or_garbage_are_survived_and_named(number: int | None) -> None:
+    pc = Pc()
     for path in everything():
-        pc = Pc()
         machine = Machine(Broken(pc.tree, path, number), pc.nodes.get)
-        drawn(machine)
+        take(machine)
         for purpose in ("vm", "driver", "noiommu"):
             case = Case(machine, DISK, purpose, Wanted(1 << 30, 1 << 30, (0, 4095)))  # type: ignore[arg-type]
             list(diagnosis_lines(case, diagnose(case)))
@@ -148,7 +152,9 @@ def test_what_could_not_be_read_is_kept_with_the_reason() -> None:
     pc = Pc()
     path = f"/sys/bus/pci/devices/{DISK}/class"
     machine = Machine(Broken(pc.tree, path, errno.EACCES), pc.nodes.get)
-    drawn(machine)
+    with redirect_stderr(StringIO()) as complaints:
+        drawn(machine)
+    assert complaints.getvalue() == f"ioas: {path}: Permission denied\n"
     assert machine.unreadable == {path: "Permission denied"}
 
 

@@ -39,6 +39,14 @@ def _module_file(case: Case) -> str | None:
 def driver(case: Case) -> Finding | None:
     """Does VFIO have the device?"""
     held = case.function.driver
+    if case.function.is_bridge:
+        return Finding(
+            "no",
+            "it is a bridge, and vfio-pci takes only what stands behind bridges",
+            f"device {case.bdf}",
+            "ask for a device behind it",
+            check="ioas ls",
+        )
     if case.bound:
         return Finding("ok", f"its driver is {held}")
     look = f"ls -l {case.path}/driver"

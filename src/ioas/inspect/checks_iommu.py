@@ -21,7 +21,7 @@ def iommu(case: Case) -> Finding | None:
         unit = case.unit
         behind = f"{unit.name} ({unit.kind})" if unit is not None else "an IOMMU"
         return Finding("ok", f"{behind} is in front of it, group {case.group.number}")
-    if case.machine.sysfs.names("/sys/class/iommu"):
+    if any(unit.devices for unit in case.machine.sysfs.units()):  # the mock of iommufd's selftests has none
         return Finding(
             "no",
             "the machine has an IOMMU, but none is in front of this device",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console, RenderableType
@@ -13,12 +14,18 @@ from ioas.inspect.doctor import Diagnosis
 from ioas.inspect.inventory import Function, Group, Inventory, Unit, ids
 from ioas.inspect.machine import Machine
 
+_ENDLESS = 10_000
+"""Columns of what is no terminal."""
+
 
 def show(parts: Iterable[RenderableType], machine: Machine) -> None:
-    """Print to standard output, in colour on a terminal, and to standard error what could not be read."""
-    console = Console(highlight=False, soft_wrap=True)
+    """Print to standard output, in colour on a terminal, and to standard error what could not be read.
+
+    Single lines are never broken, for they may be commands to copy; trees only to fit a terminal.
+    """
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _ENDLESS)
     for part in parts:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, Text))
     complaints = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     for path, reason in machine.unreadable.items():
         complaints.print(f"ioas: {path}: {reason}")
@@ -60,7 +67,7 @@ def _unit(unit: Unit) -> Text:
 
 
 def _group(group: Group) -> Text:
-    return Text(f"group {group.number}" + (f" ({group.type})" if group.type not in (None, "DMA") else ""))
+    return Text(f"group {group.number}" + (f" ({group.type})" if group.type not in (None, "DMA", "unknown") else ""))
 
 
 def _function(function: Function) -> Text:
