@@ -202,6 +202,25 @@ def test_device_files_poll_as_ready_and_cannot_be_added_to_epoll_like_files_with
     )
 
 
+def test_epoll_waits_for_the_eventfd_of_an_interrupt(run_as_anyone: Runner) -> None:
+    passes(
+        run_as_anyone,
+        """
+        from edu import *
+        import select
+        machine, eventfd = Machine(), os.eventfd(0, os.EFD_NONBLOCK)
+        poll = select.epoll(); poll.register(eventfd, select.EPOLLIN | select.EPOLLET)
+        call(machine.device, 0x3B6E, "=5Ii", 4 | 32, 1, 0, 1, eventfd)
+        for _ in range(3):
+            assert poll.poll(0) == []
+            machine.register(0x60, 1)
+            assert poll.poll(5) == [(eventfd, select.EPOLLIN)]
+            machine.register(0x64, 1)
+            assert os.eventfd_read(eventfd) == 1
+        """,
+    )
+
+
 def test_an_interrupt_arrives_though_the_program_has_closed_its_own_eventfd(run_as_anyone: Runner) -> None:
     passes(
         run_as_anyone,

@@ -6,8 +6,8 @@
 from ioas.run.check import Finding, check_environment
 from ioas.run.jobs import end_like, take_signals
 from ioas.run.launch import reserve_standard_descriptors
+from ioas.run.machine import Machine
 from ioas.run.program import ProgramError, find_program
-from ioas.run.server import Machine
 from ioas.run.supervisor import Options, Supervisor
 
 __all__ = [

@@ -15,15 +15,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from errno import EBADF, EINTR, EIO, EMFILE
-from typing import TYPE_CHECKING, Protocol
 
 from ioas.errors import KernelError, refuse
-from ioas.host import Capability, File, Host
+from ioas.host import File
 from ioas.run.buffers import Buffers
 from ioas.run.caller import ProcessCaller
 from ioas.run.eventfds import EventFds
 from ioas.run.files import Files, Given
 from ioas.run.listener import Call, Gone, Listener
+from ioas.run.machine import Machine
 from ioas.run.mmio.service import Mmio
 from ioas.run.numbers import FdRange, free_number
 from ioas.run.outcome import Handler, Outcome, Pending
@@ -33,54 +33,6 @@ from ioas.run.report import Reporter
 from ioas.run.shared import Later, SharedFiles
 from ioas.run.stage import Stage
 from ioas.run.view import View
-
-if TYPE_CHECKING:
-    from ioas.soft.iommu import System
-    from ioas.soft.pci import Function
-    from ioas.soft.pci.nodes import Tree
-    from ioas.soft.vfio import VfioDevice
-
-
-class Machine(Host, Protocol):
-    """What a supervisor wants of a host beyond `Host.open`; `ioas.soft.host.SoftHost` has it all."""
-
-    @property
-    def tree(self) -> Tree:
-        """/dev and /sys as the program shall see them."""
-        ...
-
-    def fail_nth(self, process: int) -> File | None:
-        """What /proc/PID/fail-nth of a process is on this machine; None when it is the real one."""
-        ...
-
-    @property
-    def system(self) -> System:
-        """Where DMA faults are told."""
-        ...
-
-    @property
-    def functions(self) -> Mapping[str, Function]:
-        """Devices by BDF."""
-        ...
-
-    @property
-    def devices(self) -> Mapping[str, VfioDevice]:
-        """The functions under vfio-pci, by BDF."""
-        ...
-
-    @property
-    def grants(self) -> frozenset[Capability]:
-        """Capabilities that every caller has on this machine."""
-        ...
-
-    @property
-    def strict(self) -> bool:
-        """Refuse to pin memory that would not stay pinned."""
-        ...
-
-    def close(self) -> None:
-        """Close what is still open and stop every thread. Idempotent."""
-        ...
 
 
 class Server:

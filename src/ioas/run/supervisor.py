@@ -31,12 +31,13 @@ from ioas.run.handlers import HANDLERS
 from ioas.run.jobs import Job, pending_end, take_signals
 from ioas.run.launch import Launched, NoNamespace, exec_failure, launch
 from ioas.run.listener import Gone, Listener
+from ioas.run.machine import Machine
 from ioas.run.mmio.service import Mmio, Mode
 from ioas.run.namespace import Mounts, prepare
 from ioas.run.numbers import FdRange, number_ranges
 from ioas.run.program import ProgramError, find_program
 from ioas.run.report import Reporter
-from ioas.run.server import Machine, Server
+from ioas.run.server import Server
 from ioas.run.stage import NoStage, Stage
 from ioas.run.tell import listen
 from ioas.run.tracer import Tracer

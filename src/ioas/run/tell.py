@@ -10,7 +10,7 @@ from ioas.soft.iommu.dma import DmaPort
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from ioas.run.server import Machine
+    from ioas.run.machine import Machine
     from ioas.soft.iommu import FaultRecord, Requester
 
 _REASONS = {
