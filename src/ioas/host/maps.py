@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 _QUERY = 0xC0686611  # PROCMAP_QUERY: _IOWR('f', 17, struct procmap_query)
 _QUERY_STRUCT = struct.Struct("9QIIIIQQ")
+_ADDRESS, _ADDRESS_AT = struct.Struct("Q"), 16
+_ANSWER, _ANSWER_AT = struct.Struct("6QIII"), 24
 _ACCESS = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC  # PROCMAP_QUERY_VMA_READABLE and so on are the same bits
 _SHARED = 8
 _COVERING_OR_NEXT = 0x10
@@ -91,7 +93,7 @@ class Maps:
         """`pid` is a process or thread id, or "self". Raises OSError when its maps cannot be opened."""
         self._fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
         self._name = ctypes.create_string_buffer(_NAME_ROOM)
-        self._name_at = ctypes.addressof(self._name)
+        self._named = _template(_NAME_ROOM, ctypes.addressof(self._name))
         self._can_query = True
 
     def close(self) -> None:
@@ -152,23 +154,35 @@ class Maps:
             raise ProcessLookupError(errno.ESRCH, "the address space is gone")
         return parse(b"".join(parts))
 
-    def _query(self, address: int) -> Vma | None:
+    def unnamed(self, address: int) -> Vma | None:
+        """As `at`, in less time: without `Vma.path`, where the kernel answers for single addresses."""
+        if not self._can_query:
+            return self.at(address)
+        vma = self._query(address, _UNNAMED)
+        return vma if vma is not None and vma.start <= address else None
+
+    def _query(self, address: int, template: bytes = b"") -> Vma | None:
         """Ask the kernel for one area. Raises OSError(ENOTTY) before 6.11."""
-        question = bytearray(
-            _QUERY_STRUCT.pack(
-                _QUERY_STRUCT.size, _COVERING_OR_NEXT, address, 0, 0, 0, 0, 0, 0, 0, 0, _NAME_ROOM, 0, self._name_at, 0
-            )
-        )
+        question = bytearray(template or self._named)
+        _ADDRESS.pack_into(question, _ADDRESS_AT, address)
         try:
             fcntl.ioctl(self._fd, _QUERY, question)
         except FileNotFoundError:
             return None
-        _, _, _, start, end, flags, page_size, offset, inode, major, minor, named, _, _, _ = _QUERY_STRUCT.unpack(
-            question
-        )
+        start, end, flags, page_size, offset, inode, major, minor, named = _ANSWER.unpack_from(question, _ANSWER_AT)
         path = self._name.value if named else b""
         device = os.makedev(major, minor) if inode else 0
         return Vma(start, end, flags & _ACCESS, flags & _SHARED != 0, offset, device, inode, path, page_size)
+
+
+def _template(name_room: int, name_at: int) -> bytes:
+    """The question, but for the address."""
+    return _QUERY_STRUCT.pack(
+        _QUERY_STRUCT.size, _COVERING_OR_NEXT, 0, 0, 0, 0, 0, 0, 0, 0, 0, name_room, 0, name_at, 0
+    )
+
+
+_UNNAMED = _template(0, 0)
 
 
 def page_order(vma: Vma) -> int:

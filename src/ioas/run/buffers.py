@@ -8,9 +8,12 @@ descriptor; from then on it names the ring by an index that no program can see, 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Hashable
 from errno import EBADF, EFAULT, EINVAL, ENOMEM
 from typing import TYPE_CHECKING
+
+from sortedcontainers import SortedDict
 
 from ioas.errors import refuse
 from ioas.host import PAGE_SHIFT
@@ -18,13 +21,13 @@ from ioas.run import uring
 from ioas.run.kernel import Transfer
 from ioas.run.listener import Call, Gone, Listener
 from ioas.run.ptrace import QuietStops
+from ioas.run.status import read_status
 from ioas.run.uring import Ring
 from ioas.run.visit import Unavailable, Visit
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from ioas.run.memory import Space
     from ioas.run.tracer import Tracer
 
 _NR_CLOSE = 3
@@ -35,15 +38,15 @@ _INDICES_KEPT = 1024
 class RegisteredBuffer:
     """Pages that stay what they are (implements `ioas.host.Backing`); a holder of a pin. Made by `Buffers`."""
 
-    def __init__(self, owner: Buffers, ring: Ring, slot: int, address: int, key: Hashable, page: int) -> None:
-        """`address`: where the buffer was registered; `page`: the index of its first page within what `key` names."""
+    def __init__(self, owner: Buffers, ring: Ring, slot: int, address: int, pages: range, key: Hashable) -> None:
+        """`address`: where the buffer was registered; `pages`: the indices of its pages within what `key` names."""
         self.key = key
-        self.first = page
+        self.pages = pages
         self.users = 1
         self._owner = owner
         self._ring = ring
         self._slot = slot
-        self._shift = address - (page << PAGE_SHIFT)
+        self._shift = address - (pages.start << PAGE_SHIFT)
 
     def read(self, offset: int, length: int) -> bytes:
         """Read. Raises KernelError(EFAULT) outside of the buffer."""
@@ -55,6 +58,10 @@ class RegisteredBuffer:
 
     def drop(self) -> None:
         """One user less; without users the pages are unpinned."""
+        self._owner.drop(self)
+
+    def unpin(self) -> None:
+        """Let go of the pages. Called by the last user."""
         self._ring.give_back(self._slot)
 
 
@@ -66,26 +73,37 @@ class Buffers:
         self.tracer: Tracer | None = None
         """Who keeps threads seized, if anyone does."""
         self.quiet = QuietStops()
+        self.filters_added = False
+        """Some thread has put a seccomp filter of its own on itself, or was about to."""
         self._listener = listener
         self._current = current
         self._transfer = Transfer()
         self._rings: list[Ring] = []
         self._indices: dict[tuple[int, int], int] = {}
+        self._lock = threading.Lock()
+        self._registered: dict[Hashable, SortedDict[int, RegisteredBuffer]] = {}
+        """By key, then by first page; of several that begin at one page the last."""
         self._impossible = ""
 
     def __len__(self) -> int:
         return sum(map(len, self._rings))
 
-    def register(self, space: Space, address: int, length: int, key: Hashable, page: int) -> RegisteredBuffer:
-        """Pin `length` bytes (whole pages, at most `uring.LARGEST`) from `address`.
+    def register(self, thread: int, address: int, length: int, key: Hashable, page: int) -> RegisteredBuffer:
+        """Pin `length` bytes (whole pages, at most `uring.LARGEST`) from `address`: page `page` of `key`, and those on.
 
+        `thread`: one that has the memory; it has to be the one whose call is being served.
+        Pages that are pinned already under the same key are not pinned again.
         Raises Unavailable: it cannot be done here, the text says why; KernelError(EFAULT): the kernel finds no memory
         there that it may pin, or the program has been killed.
         """
+        pages = range(page, page + (length >> PAGE_SHIFT))
+        found = self._find(key, pages)
+        if found:
+            return found
         ring, slot = self._slot()
         filled = False
         try:
-            result = self._register(space, ring, uring.IOVEC.pack(address, length), slot)
+            result = self._register(thread, ring, uring.IOVEC.pack(address, length), slot)
             filled = result == 1
         except Gone:
             raise refuse(EFAULT, "the program has been killed", "address", address) from None
@@ -94,13 +112,42 @@ class Buffers:
                 ring.give_back(slot, filled=False)
         if not filled:
             raise _failure(result, address)
-        return RegisteredBuffer(self, ring, slot, address, key, page)
+        buffer = RegisteredBuffer(self, ring, slot, address, pages, key)
+        with self._lock:
+            self._registered.setdefault(key, SortedDict())[page] = buffer
+        return buffer
+
+    def drop(self, buffer: RegisteredBuffer) -> None:
+        """One user less."""
+        with self._lock:
+            buffer.users -= 1
+            if buffer.users:
+                return
+            same = self._registered.get(buffer.key, {})
+            if same.get(buffer.pages.start) is buffer:
+                del same[buffer.pages.start]
+                if not same:
+                    del self._registered[buffer.key]
+        buffer.unpin()
 
     def close(self) -> None:
         """Let go of every page."""
         for ring in self._rings:
             ring.close()
         self._rings.clear()
+
+    def _find(self, key: Hashable, pages: range) -> RegisteredBuffer | None:
+        """A buffer that has these pages, with one more user."""
+        with self._lock:
+            same = self._registered.get(key)
+            at = same.bisect_right(pages.start) if same else 0
+            if not same or not at:
+                return None
+            buffer: RegisteredBuffer = same.peekitem(at - 1)[1]
+            if pages.stop > buffer.pages.stop:
+                return None
+            buffer.users += 1
+            return buffer
 
     def _slot(self) -> tuple[Ring, int]:
         """Room for a buffer, in a new ring if need be. Raises Unavailable."""
@@ -116,11 +163,11 @@ class Buffers:
                 self._impossible = f"io_uring cannot be used here ({error.strerror})"
         raise Unavailable(self._impossible)
 
-    def _register(self, space: Space, ring: Ring, iovec: bytes, slot: int) -> int:
+    def _register(self, thread: int, ring: Ring, iovec: bytes, slot: int) -> int:
         """Have the thread register a buffer; what io_uring_register(2) returned. Raises Gone, Unavailable."""
-        known = self._indices.get((space.thread, ring.fd))
+        known = self._indices.get((thread, ring.fd))
         for index in (known, None) if known is not None else (None,):
-            visit, index = self._visit(space, ring, index)
+            visit, index = self._visit(thread, ring, index)
             with visit.scratch(uring.UPDATE.size + len(iovec)) as at:
                 visit.write(at, uring.UPDATE.pack(slot, 0, at + uring.UPDATE.size, 0, 1, 0) + iovec)
                 operation = uring.REGISTER_BUFFERS_UPDATE | uring.USE_REGISTERED_RING
@@ -129,11 +176,13 @@ class Buffers:
                 break
         return result
 
-    def _visit(self, space: Space, ring: Ring, index: int | None) -> tuple[Visit, int]:
+    def _visit(self, thread: int, ring: Ring, index: int | None) -> tuple[Visit, int]:
         """The thread, standing, and the index by which it knows the ring."""
         call = self._current()
-        if space.thread != call.thread:
+        if thread != call.thread:
             raise Unavailable("it belongs to another process than the one that makes the call")
+        if self.filters_added and _filters(call.thread) > _filters(os.getpid()) + 1:
+            raise Unavailable("it has a seccomp filter of its own, which might kill it for io_uring_register")
         visit = self._listener.visit
         if not isinstance(visit, Visit) or visit.ident != call.ident:
             visit = None
@@ -150,7 +199,7 @@ class Buffers:
             raise Unavailable(f"io_uring_register is refused ({os.strerror(-result)})")
         if len(self._indices) >= _INDICES_KEPT:
             self._indices.clear()
-        self._indices[space.thread, ring.fd] = index
+        self._indices[thread, ring.fd] = index
         return visit, index
 
     def map_file(self, call: Call, fd: int) -> int:
@@ -187,6 +236,14 @@ def _failure(result: int, address: int) -> Exception:
     if result == -ENOMEM:
         return Unavailable("RLIMIT_MEMLOCK does not allow more pinned pages")
     return Unavailable(f"io_uring_register is refused ({os.strerror(-result)})")
+
+
+def _filters(thread: int) -> int:
+    """How many seccomp filters a thread has."""
+    try:
+        return int(read_status(thread)["Seccomp_filters"])
+    except (OSError, KeyError):
+        return 0
 
 
 def _free_number(thread: int) -> int | None:

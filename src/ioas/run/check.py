@@ -6,16 +6,20 @@ supervisor of a program does to it is done.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from ioas.errors import EnvironmentRefusal
+from ioas.host import PAGE_SIZE
 from ioas.host.maps import Maps
 from ioas.run import kernel
+from ioas.run.buffers import Buffers
 from ioas.run.filter import build, rules
 from ioas.run.kernel import Nr, Transfer
 from ioas.run.launch import Launched, fork_filtered
@@ -24,6 +28,7 @@ from ioas.run.namespace import why_not
 from ioas.run.numbers import FdRange, number_ranges
 from ioas.run.pins import may_use_map_files
 from ioas.run.stage import writable_place
+from ioas.run.visit import Unavailable
 
 Verdict = Literal["ok", "degraded", "missing"]
 
@@ -147,10 +152,44 @@ def _look_into(pid: int, call: Call, listener: Listener) -> Iterator[Finding]:
     )
     yield _try(
         "descriptors for the program",
-        lambda: listener.give(call.ident, 2, _ANYWHERE.first, cloexec=True, answer=True),
+        lambda: listener.give(call.ident, 2, _ANYWHERE.first, cloexec=True, answer=False),
         "put into it while it waits",
         "the kernel is too old (5.14)",
         "missing",
+    )
+    yield from _pinning(_why_not_pinned(pid, call, listener))
+
+
+def _why_not_pinned(pid: int, call: Call, listener: Listener) -> str:
+    """Have the probe's stack pinned, and end its call: why that was not possible, empty when it was."""
+    buffers = Buffers(listener, lambda: call)
+    try:
+        with Maps(pid) as maps:
+            stack = next(vma for vma in maps.all() if vma.path == b"[stack]")
+        buffers.register(pid, stack.end - PAGE_SIZE, PAGE_SIZE, "stack", 0).drop()
+    except (Unavailable, OSError, StopIteration) as error:
+        return str(error) or "the probe has no stack"
+    finally:
+        with contextlib.suppress(Gone):
+            listener.answer(call.ident, 0)
+        buffers.close()
+    return ""
+
+
+def _pinning(reason: str) -> Iterator[Finding]:
+    """`reason`: why the kernel cannot pin pages for us."""
+    pinned = "pinned by io_uring: what is mapped for DMA outlives munmap, fork and exit"
+    address = "held by its address, where a kernel pins the pages: DMA follows a munmap or a new mapping there"
+    yield _choose("private memory", not reason, pinned, f"{address} (--strict refuses it): {reason}")
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if not reason and limit != resource.RLIM_INFINITY and os.geteuid():
+        yield Finding("pinned memory", "ok", f"{limit >> 10} kB at most (`ulimit -l`); beyond that by its address")
+    yield _choose(
+        "shared memory",
+        may_use_map_files() or not reason,
+        "held by its file, or pinned: what is mapped for DMA outlives munmap, fork and exit",
+        "held by its file where the program has a descriptor or a path of it (memfd, /dev/shm); shared anonymous "
+        "memory by its address, for /proc/PID/map_files needs CAP_CHECKPOINT_RESTORE",
     )
 
 
@@ -159,19 +198,6 @@ def _memory() -> Iterator[Finding]:
         quick = maps.can_query()
     yield _choose(
         "memory areas", quick, "asked for by PROCMAP_QUERY", "before Linux 6.11: maps are read as text, MAP is slower"
-    )
-    yield _choose(
-        "shared memory",
-        may_use_map_files(),
-        "held by its pages: they outlive munmap, fork and exit",
-        "held by its pages where the program has a descriptor or a path of it (memfd, /dev/shm); shared anonymous "
-        "memory is held by its address, for /proc/PID/map_files needs CAP_CHECKPOINT_RESTORE",
-    )
-    yield Finding(
-        "private memory",
-        "degraded",
-        "held by its address, where a kernel pins the pages: DMA follows a munmap or a new mapping there "
-        "(--strict refuses it)",
     )
 
 

@@ -26,6 +26,7 @@ AT_FDCWD = 0xFFFFFF9C
 IOCTL_TYPE = 0x3B00
 """The type byte ';' that iommufd and VFIO share, where an ioctl number has it."""
 
+_PR_SET_SECCOMP = 22
 _RET_ALLOW = 0x7FFF0000
 _RET_NOTIFY = 0x7FC00000
 _RET_ERRNO = 0x00050000
@@ -85,7 +86,8 @@ def rules(ours: Sequence[FdRange], eventfds: bool) -> list[Rule]:
         *(Rule(number, (_AT_CWD,)) for number in (Nr.READLINKAT, Nr.FACCESSAT, Nr.FACCESSAT2)),
         *map(Rule, (Nr.GETXATTR, Nr.LGETXATTR, Nr.LISTXATTR, Nr.LLISTXATTR)),
         Rule(Nr.EPOLL_CTL, tuple((Test(1, _EPOLL_ADD, _EPOLL_ADD), *test) for test in numbered(2))),
-        *map(Rule, (Nr.EXECVE, Nr.EXECVEAT, *credentials)),
+        *map(Rule, (Nr.EXECVE, Nr.EXECVEAT, *credentials, Nr.SECCOMP)),
+        Rule(Nr.PRCTL, ((Test(0, _PR_SET_SECCOMP, _PR_SET_SECCOMP),),)),
         *(map(Rule, (Nr.EVENTFD, Nr.EVENTFD2)) if eventfds else ()),
     ]
 

@@ -43,6 +43,7 @@ class Nr(IntEnum):
     SETRESUID = 117
     SETFSUID = 122
     CAPSET = 126
+    PRCTL = 157
     GETXATTR = 191
     LGETXATTR = 192
     LISTXATTR = 194

@@ -40,6 +40,7 @@ from ioas.run.visit import Unavailable
 ByAddress = Callable[[int, Vma, str], None]
 """Told the process, each area of which pages have been pinned by address, and why they were not pinned otherwise."""
 
+_UNREACHABLE_KEPT = 64
 _numbers = itertools.count(1)
 _MEMORY_FILES = (b"/memfd:", b"/dev/zero (deleted)", b"/dev/shm/", b"/SYSV", b"/anon_hugepage")
 
@@ -54,11 +55,35 @@ class Pinner:
         self._strict = strict
         self._by_address = by_address
         self._map_files = may_use_map_files()
+        self._unreachable: set[tuple[int, int, bool]] = set()
         self.devices: Container[tuple[int, int]] = ()
         """Files, by device and inode, that stand for devices: nothing of theirs can be pinned."""
 
     def pin(self, space: Space, start: int, count: int, write: bool) -> HeldPin:
         """See `Space.pin`."""
+        return self._pin_known(space, start, count, write) or self._pin_any(space, start, count, write)
+
+    def _pin_known(self, space: Space, start: int, count: int, write: bool) -> HeldPin | None:
+        """Quick: pages of one area that shows a file which is open already. None when it is not as simple as that."""
+        try:
+            vma = space.maps.unnamed(start)
+        except OSError:
+            return None
+        end = start + (count << PAGE_SHIFT)
+        if vma is None or not vma.shared or not vma.inode or end > vma.end:
+            return None
+        file = self._files.known(vma.device, vma.inode, write)
+        if file is None:
+            return None
+        try:
+            _check_access(vma, start, write)
+            _check_file(file, vma, start, end, write)
+        except KernelError:
+            file.drop()
+            raise
+        return HeldPin((Extent(file, vma.file_offset(start) >> PAGE_SHIFT, count, file.order),), "shared file", (file,))
+
+    def _pin_any(self, space: Space, start: int, count: int, write: bool) -> HeldPin:
         extents: list[Extent] = []
         holders: list[Holder] = []
         try:
@@ -98,14 +123,15 @@ class Pinner:
         extents: list[Extent] = []
         for at in range(low, high, LARGEST):
             length = min(LARGEST, high - at)
+            key, page = _identity(vma, at)
             try:
-                buffer = self._buffers.register(space, at, length, *_identity(vma, at))
+                buffer = self._buffers.register(space.thread, at, length, key, page)
             except Unavailable:
                 for _ in extents:
                     holders.pop().drop()
                 raise
             holders.append(buffer)
-            extents.append(Extent(buffer, buffer.first, length >> PAGE_SHIFT, order))
+            extents.append(Extent(buffer, page, length >> PAGE_SHIFT, order))
         return extents
 
     def _accept_address(self, space: Space, vma: Vma, low: int, reason: str) -> None:
@@ -118,13 +144,23 @@ class Pinner:
 
     def _shared_file(self, space: Space, vma: Vma, write: bool) -> SharedFile | None:
         """The file that a shared mapping shows, with one more user; None when it cannot be opened again."""
-        if not vma.inode:
+        if not vma.inode or (vma.device, vma.inode, write) in self._unreachable:
             return None
         file = self._files.known(vma.device, vma.inode, write)
         if file is None and self._map_files:
             path = f"/proc/{space.thread}/map_files/{vma.start:x}-{vma.end:x}"
             file = self._open(path, vma, write, certain=vma.path.startswith(_MEMORY_FILES))
-        return file or next(filter(None, (self._open(path, vma, write) for path in _places(space, vma))), None)
+        if file is None:
+            file = next(filter(None, (self._open(path, vma, write) for path in _places(space, vma))), None)
+        if file is None and vma.protection & mmap.PROT_WRITE:
+            self._forgo(vma, write)
+        return file
+
+    def _forgo(self, vma: Vma, write: bool) -> None:
+        """Do not look for this file again: looking through all descriptors takes long, and a ring does as well."""
+        if len(self._unreachable) >= _UNREACHABLE_KEPT:
+            self._unreachable.clear()
+        self._unreachable.add((vma.device, vma.inode, write))
 
     def _open(self, path: str | bytes, vma: Vma, write: bool, certain: bool = False) -> SharedFile | None:
         """Open `path` if it is the file of `vma`, for writing where that is allowed and for reading otherwise.

@@ -46,6 +46,12 @@ def on_credentials(server: Server, call: Call) -> int | Outcome:
     return Outcome.PROCEED
 
 
+def on_filter(server: Server, call: Call) -> int | Outcome:
+    """seccomp(2) and prctl(PR_SET_SECCOMP): from here on a thread may not be made to call whatever we like."""
+    server.buffers.filters_added = True
+    return Outcome.PROCEED
+
+
 PROCESS_CALLS: dict[int, Handler] = {
     Nr.EXECVE: on_execute,
     Nr.EXECVEAT: on_execute,
@@ -56,4 +62,6 @@ PROCESS_CALLS: dict[int, Handler] = {
     Nr.CAPSET: on_credentials,
     Nr.UNSHARE: on_credentials,
     Nr.SETNS: on_credentials,
+    Nr.SECCOMP: on_filter,
+    Nr.PRCTL: on_filter,
 }

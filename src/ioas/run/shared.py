@@ -68,7 +68,9 @@ class SharedFile:
     @property
     def size(self) -> int:
         """Bytes in the file now."""
-        return os.fstat(self._fd).st_size
+        if self._window:  # hugetlbfs cannot be asked by lseek(2), which is quicker
+            return os.fstat(self._fd).st_size
+        return os.lseek(self._fd, 0, os.SEEK_END)
 
     @property
     def room(self) -> int:

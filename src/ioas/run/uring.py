@@ -133,7 +133,7 @@ class Ring:
 
     def give_back(self, slot: int, *, filled: bool = True) -> None:
         """Unpin what is registered there (unless nothing is: not `filled`) and have the slot used again."""
-        if filled:
+        if filled and self.fd >= 0:
             nothing = ctypes.create_string_buffer(IOVEC.pack(0, 0))
             update = ctypes.create_string_buffer(UPDATE.pack(slot, 0, ctypes.addressof(nothing), 0, 1, 0))
             _call(NR_REGISTER, self.fd, REGISTER_BUFFERS_UPDATE, ctypes.addressof(update), UPDATE.size)
@@ -145,6 +145,7 @@ class Ring:
         """Bytes of a buffer; `address` is where they were when it was registered. Raises KernelError(EFAULT)."""
         parts = []
         with self._lock:
+            self._check_open(address)
             while length > 0:
                 count = self._move(_WRITE_FIXED, self._writer, slot, address, min(length, self._chunk))
                 parts.append(os.read(self._reader, count))
@@ -156,6 +157,7 @@ class Ring:
         """Write to a buffer; raises as `read`."""
         view = memoryview(data).cast("B")
         with self._lock:
+            self._check_open(address)
             while len(view):
                 left = os.write(self._writer, view[: self._chunk])
                 view = view[left:]
@@ -165,11 +167,19 @@ class Ring:
                     left -= count
 
     def close(self) -> None:
-        """Let go of every page."""
-        self._rings.close()
-        self._entry.close()
-        for fd in (self.fd, self._reader, self._writer):
-            os.close(fd)
+        """Let go of every page. Idempotent; transfers get EFAULT from then on."""
+        with self._lock:
+            if self.fd < 0:
+                return
+            self._rings.close()
+            self._entry.close()
+            for fd in (self.fd, self._reader, self._writer):
+                os.close(fd)
+            self.fd = -1
+
+    def _check_open(self, address: int) -> None:
+        if self.fd < 0:
+            raise refuse(EFAULT, "nobody has memory pinned any more", "address", address)
 
     def _move(self, operation: int, fd: int, slot: int, address: int, length: int) -> int:
         """Have one transfer between a buffer and the pipe done; how many bytes it moved, at least one."""
