@@ -70,7 +70,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Outside with a guest: report what came of the test there. pytest asks for every test, in this directory or not."""
+    """Outside with a guest: report what came of the test there. pytest asks for other directories' tests, too."""
     if guest.variant() or item.config.stash[_missing] or not item.path.is_relative_to(HERE):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
