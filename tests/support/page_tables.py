@@ -69,6 +69,7 @@ def write_by_dma(table: Hwpt, pages: set[int]) -> None:
 
 def check_dirty_pages(host: BaseHost) -> None:
     with mock(host) as (device, space), device.iommufd.hwpt(device, space, dirty=True) as table:
+        space.huge_pages = False  # pages that share a table entry would be dirty together
         space.map(Memory(PAGES * PAGE), iova=MOCK_APERTURE_START)
         area = MOCK_APERTURE_START, PAGES * PAGE
         table.track_dirty(True)
