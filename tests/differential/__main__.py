@@ -12,11 +12,13 @@ import click
 from tests.differential import hosts, scripts
 from tests.differential.arguments import Script
 from tests.differential.compare import Difference, Reducer, differences
-from tests.differential.found import Found
+from tests.differential.found import RECORDED, Found
 from tests.differential.hosts import ROOT, Answers, Host, HostError
 from tests.differential.report import Reached, refusals
 
 _BATCH = 60
+_RECORDED = 3
+"""Scripts of each kind that are written down."""
 _ROUNDS = 1 << 12
 """Batches that a seed stands for, at most."""
 KEPT = ROOT / "build" / "differential"
@@ -67,12 +69,17 @@ class Campaign:
 @click.command()
 @click.option("--calls", default=10_000, show_default=True, help="How many calls, at least.")
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same calls.")
+@click.option("--record", is_flag=True, help="Write some scripts with Linux's answers anew, and do nothing else.")
 @click.option("--unreached", is_flag=True, help="Name the refusals that never happened as well.")
-def main(calls: int, seed: int, unreached: bool) -> None:
+def main(calls: int, seed: int, record: bool, unreached: bool) -> None:
     """Make random calls on Linux in the reference guest and on the software host, and compare every answer.
 
     Differences are reduced to the shortest script that shows them, printed, and kept in build/differential.
     """
+    if record:
+        with hosts.real_kernel() as linux:
+            _record(linux)
+        return
     with ExitStack() as stack:
         makers = (hosts.real_kernel, hosts.supervised, hosts.in_process)
         campaign = Campaign(*(stack.enter_context(make()) for make in makers))
@@ -83,6 +90,13 @@ def main(calls: int, seed: int, unreached: bool) -> None:
     if campaign.found:
         raise click.ClickException(f"{len(campaign.found)} differences")
     click.echo("no difference")
+
+
+def _record(linux: Host) -> None:
+    for kind in scripts.KINDS:
+        few = [script for script in scripts.generate(0, _BATCH) if script["kind"] == kind][:_RECORDED]
+        for number, (script, answers) in enumerate(zip(few, linux.run(few), strict=True), 1):
+            click.echo(Found("", script, answers).write(RECORDED, f"{kind}-{number}"))
 
 
 def _run(campaign: Campaign, calls: int, seed: int, unreached: bool) -> None:

@@ -105,6 +105,8 @@ class World:
         return step
 
     def _how(self) -> dict[str, Any]:
+        if self.percent(30):
+            return {"reserved": self.choose((1, U32_MAX))}
         if self.percent(50):
             return {"at": self.choose(("edge", "edge", "null", "nowhere", "kernel"))}
         tail = self.choose(("", "00" * 8, "00" * 7 + "01", "01" + "00" * 7))

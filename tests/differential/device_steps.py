@@ -107,7 +107,7 @@ def _ioeventfd(world: World) -> Step:
 
 
 def _attach(world: World) -> Step:
-    fields = {"pt_id": world.id("ioas", "table"), "flags": world.choose((0, 0, 0, 0, 0, 1, 2)), "pasid": 0}
+    fields = {"pt_id": world.id("ioas", "table"), "flags": world.choose((0, 0, 0, 0, 0, 1, 2)), "pasid": 1}
     return world.call(_DEVICE, "ATTACH", **fields)
 
 

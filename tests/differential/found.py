@@ -1,4 +1,4 @@
-"""Scripts that have shown a difference once, with what Linux answered: each is a file that is replayed ever after."""
+"""Scripts with what Linux answered, kept and replayed ever after: some at random, and those that differed once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 from tests.differential.arguments import Script
 
 HERE = Path(__file__).parent / "found"
+RECORDED = Path(__file__).parent / "recorded"
+"""Random scripts of every kind with Linux's answers, for where there is no guest (``--record``)."""
 
 
 class Found(NamedTuple):
@@ -37,5 +39,5 @@ def read(path: Path) -> Found:
 
 
 def every() -> dict[str, Found]:
-    """All that are kept here, by name."""
-    return {path.stem: read(path) for path in sorted(HERE.glob("*.json"))}
+    """All that are kept, by name."""
+    return {path.stem: read(path) for place in (HERE, RECORDED) for path in sorted(place.glob("*.json"))}

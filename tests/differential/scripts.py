@@ -33,7 +33,7 @@ def _processes(world: World) -> Makers:
     return _memory(world) + memory_steps.forks(world)
 
 
-_KINDS: dict[str, tuple[int, Callable[[World], Makers]]] = {
+KINDS: dict[str, tuple[int, Callable[[World], Makers]]] = {
     "space": (6, space_steps.weighted),
     "tables": (3, _tables),
     "memory": (3, _memory),
@@ -50,9 +50,9 @@ _BEGINNINGS: dict[str, Callable[[World], list[Step]]] = {
 @st.composite
 def scripts(draw: Draw) -> Script:
     """One script."""
-    kind = draw(st.sampled_from([name for name, (weight, _) in _KINDS.items() for _ in range(weight)]))
+    kind = draw(st.sampled_from([name for name, (weight, _) in KINDS.items() for _ in range(weight)]))
     world = World(draw, kind)
-    makers = [make for weight, make in _KINDS[kind][1](world) for _ in range(weight)]
+    makers = [make for weight, make in KINDS[kind][1](world) for _ in range(weight)]
     steps = _BEGINNINGS.get(kind, space_steps.beginning)(world)
     for _ in range(draw(st.integers(_STEPS_LEAST, _STEPS_MOST))):
         steps.append(world.choose(makers)(world))

@@ -14,7 +14,12 @@ _FILE = ["iommufd", 0]
 def beginning(world: World) -> list[Step]:
     """Two contexts, two address spaces in the one that is used most, and mostly a device and an access."""
     alloc: Step = [0, "call", _FILE, "IOAS_ALLOC", {}]
-    steps: list[Step] = [[0, "open", "iommufd"], alloc, [0, "open", "iommufd"], alloc, alloc]
+    steps: list[Step] = [[0, "open", "iommufd"], alloc, [0, "open", "iommufd"]]
+    if world.percent(20):  # from now on each process is charged by itself
+        steps.append([0, "call", _FILE, "OPTION", {"option_id": 0, "op": 0, "val64": 1}])
+    steps += [alloc, alloc]
+    if world.percent(25):
+        steps.append([0, "call", _FILE, "VFIO_IOAS", {"op": 1, "ioas_id": ["ioas", 0]}])
     for _ in range(world.choose((1, 1, 0, 2))):
         fields = {"op": 12, "id": ["ioas", world.choose((0, 0, 0, 1))], "dev_flags": world.choose((0, 0, 1))}
         steps.append([0, "call", _FILE, "MOCK", fields])
@@ -144,8 +149,8 @@ def _access(world: World) -> Step:
     )
 
 
-def _handle(world: World) -> list[object] | int:
-    return ["access", world.number(0, 2)] if world.percent(96) else world.choose((["iommufd", 0], 998, -1))  # type: ignore[return-value]
+def _handle(world: World) -> Any:
+    return ["access", world.number(0, 2)] if world.percent(96) else world.choose((["iommufd", 0], 998, -1))
 
 
 def _reach(world: World) -> dict[str, Any]:
@@ -207,6 +212,8 @@ def _open(world: World) -> Step:
 
 
 def _odd(world: World) -> Step:
+    if world.percent(20):
+        return [world.who(), "read", world.iommufd(), 8, 0]
     number = world.choose((0x3B80, 0x3B96, 0x3B9F, 0x3B7F, 0x3B63, 0x3B6A, 0x5401, 0))
     return [world.who(), "request", world.iommufd(), number, 0]
 

@@ -23,6 +23,8 @@ def beginning() -> list[Step]:
         "data_len": 8,
         "data_uptr": SCRATCH,
     }
+    viommu = {"dev_id": ["device", 0], "hwpt_id": ["parent", 0], "type": _VIOMMU}
+    tracking = {"dev_id": ["device", 0], "pt_id": ["ioas", 0], "flags": _DIRTY_TRACKING}
     return [
         [0, "open", "iommufd"],
         [*call, "IOAS_ALLOC", {}],
@@ -30,6 +32,8 @@ def beginning() -> list[Step]:
         [0, "lists", [0xBADBEEF, 1]],
         [*call, "HWPT_ALLOC", parent],
         [*call, "HWPT_ALLOC", nested],
+        [*call, "HWPT_ALLOC", tracking],
+        [*call, "VIOMMU_ALLOC", viommu],
     ]
 
 
@@ -42,7 +46,7 @@ def _table(world: World) -> Step:
 
 
 def _nested(world: World) -> Step:
-    fields = {"dev_id": world.id("device"), "pt_id": world.id("table", "table", "viommu", "ioas")}
+    fields = {"dev_id": world.id("device"), "pt_id": world.id("parent", "parent", "viommu", "ioas", "table")}
     flags = world.choose((0, 0, 0, _FAULT_ID_VALID, _PASID, _NEST_PARENT))
     data = {"data_type": world.choose((_TABLE_DATA, _TABLE_DATA, _TABLE_DATA, 0, 1)), "data_uptr": SCRATCH}
     length = world.choose((8, 8, 8, 4, 0, 16))
@@ -50,7 +54,9 @@ def _nested(world: World) -> Step:
 
 
 def _set_dirty(world: World) -> Step:
-    return world.call(_FILE, "SET_DIRTY", hwpt_id=world.id("table"), flags=world.choose((1, 1, 0, 2)))
+    return world.call(
+        _FILE, "SET_DIRTY", hwpt_id=world.id("tracking", "tracking", "table"), flags=world.choose((1, 1, 0, 2))
+    )
 
 
 def _range(world: World) -> dict[str, object]:
@@ -63,12 +69,16 @@ def _range(world: World) -> dict[str, object]:
 def _get_dirty(world: World) -> Step:
     place = {"page_size": world.choose((2048, 2048, PAGE, PAGE, 3, 0, 1 << 20)), "data": SCRATCH}
     flags = world.choose((0, 0, 1, 2))
-    return world.call(_FILE, "GET_DIRTY", hwpt_id=world.id("table"), flags=flags, **_range(world), **place)
+    return world.call(
+        _FILE, "GET_DIRTY", hwpt_id=world.id("tracking", "tracking", "table"), flags=flags, **_range(world), **place
+    )
 
 
 def _make_dirty(world: World) -> Step:
     place = {"page_size": world.choose((2048, PAGE, PAGE, 3)), "uptr": SCRATCH}
-    return world.call(_FILE, "DIRTY", op=13, id=world.id("table"), flags=0, **_range(world), **place)
+    return world.call(
+        _FILE, "DIRTY", op=13, id=world.id("tracking", "tracking", "table"), flags=0, **_range(world), **place
+    )
 
 
 def _lists(world: World) -> Step:
@@ -78,12 +88,19 @@ def _lists(world: World) -> Step:
 def _invalidate(world: World) -> Step:
     data = {"data_uptr": SCRATCH, "data_type": world.choose((_TABLE_ENTRY, _TABLE_ENTRY, 0, 0xDADBEEF))}
     sizes = {"entry_len": world.choose((8, 8, 8, 12, 12, 4, 0)), "entry_num": world.choose((0, 1, 1, 2, 3))}
-    return world.call(_FILE, "INVALIDATE", hwpt_id=world.id("table", "table", "viommu"), **data, **sizes)
+    return world.call(_FILE, "INVALIDATE", hwpt_id=world.id("nested", "nested", "viommu", "table"), **data, **sizes)
 
 
 def _check_iotlb(world: World) -> Step:
     value = world.choose((0, 0xBADBEEF, 1))
-    return world.call(_FILE, "CHECK_IOTLB", op=14, id=world.id("table"), iotlb_id=world.number(0, 4), iotlb=value)
+    return world.call(
+        _FILE,
+        "CHECK_IOTLB",
+        op=14,
+        id=world.id("nested", "nested", "nested", "table"),
+        iotlb_id=world.number(0, 4),
+        iotlb=value,
+    )
 
 
 def _check_cache(world: World) -> Step:
@@ -93,12 +110,12 @@ def _check_cache(world: World) -> Step:
 
 def _pasid(world: World) -> Step:
     op = world.choose((18, 18, 19, 20, 21))
-    fields = {"pasid": world.choose((1, 1, 2, 100, 0, 1024, 1 << 20)), "pt_id": world.id("ioas", "table")}
+    fields = {"pasid": world.choose((1, 1, 2, 100, 0, 1024, 1 << 20)), "pt_id": world.id("ioas", "table", "nested")}
     return world.call(_FILE, "PASID", op=op, id=world.id("mock"), **fields)
 
 
 def _replace(world: World) -> Step:
-    return world.call(_FILE, "REPLACE", op=10, id=world.id("mock"), pt_id=world.id("ioas", "table", "table"))
+    return world.call(_FILE, "REPLACE", op=10, id=world.id("mock"), pt_id=world.id("ioas", "table", "nested"))
 
 
 def _mock(world: World) -> Step:
@@ -131,7 +148,7 @@ def _viommu(world: World) -> Step:
     fields = {
         "type": world.choose((_VIOMMU, _VIOMMU, 0, 1)),
         "dev_id": world.id("device"),
-        "hwpt_id": world.id("table"),
+        "hwpt_id": world.id("parent", "parent", "parent", "table"),
     }
     data = {"data_len": world.choose((0, 0, 24, 4)), "data_uptr": SCRATCH + PAGE}
     return world.call(_FILE, "VIOMMU_ALLOC", **fields, **data, flags=1 if world.percent(5) else 0)
@@ -163,7 +180,7 @@ def _trigger_event(world: World) -> Step:
 
 
 def _destroy(world: World) -> Step:
-    kinds = ("table", "table", "mock", "fault", "viommu", "vdevice", "veventq", "queue", "device", "ioas")
+    kinds = ("table", "nested", "mock", "fault", "viommu", "vdevice", "veventq", "queue", "device", "ioas")
     return world.call(_FILE, "DESTROY", id=world.id(*kinds))
 
 

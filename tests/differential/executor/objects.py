@@ -35,9 +35,7 @@ class Context:
 
     def remove(self, number: int) -> None:
         """An object was destroyed."""
-        for numbers in self.ids.values():
-            if number in numbers:
-                numbers.remove(number)
+        self.ids = {kind: [each for each in numbers if each != number] for kind, numbers in self.ids.items()}
         self.gone.append(number)
         self.unmapped(number, 0, _ULONG_MAX)
 

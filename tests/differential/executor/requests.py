@@ -55,6 +55,7 @@ _MEMORY_CHANGED = {shapes.ACCESS_RW, shapes.IOVA_RANGES}
 _COMPARES = {shapes.ACCESS_PAGES, shapes.CHECK_MAP}
 """Calls that compare pages with those at an address. A host in user space cannot tell private pages from each other."""
 _PLACES = {"null": 0, "nowhere": NOWHERE, "kernel": 0xFFFF_8880_0000_0000}
+_NEST_PARENT, _DIRTY_TRACKING = 1, 2
 _PINS_MAX = 12
 _EIO = 5
 
@@ -67,13 +68,15 @@ def _call(
     fields: Mapping[str, Any],
     how: Mapping[str, Any] | None = None,
 ) -> str:
-    """A request. `how` may give it another `size`, bytes behind it (`tail`), another place (`at`)."""
+    """A request. `how` may give it another `size`, bytes behind it (`tail`), a place (`at`), `reserved` fields."""
     shape, how = SHAPES[name], how or {}
     file = world.files.find(who, *target)
     context = _context(world, who, file, fields)
     values = {key: _value(world, who, context, value) for key, value in fields.items()}
     if shape in _COMPARES and _is_private(values["uptr"], values["length"]):
         return "private memory"
+    if "reserved" in how:
+        values |= {name: how["reserved"] for name in shape.names if "reserved" in name}
     data = shape.pack(**values) + bytes.fromhex(how.get("tail", ""))
     data = how.get("size", int.from_bytes(data[:4], "little")).to_bytes(4, "little") + data[4:]
     place, data = _place(data, how)
@@ -133,6 +136,8 @@ def _remember(
 ) -> None:
     for name, kind in _MADE.get(shape, {}).items():
         context.add(kind, new[name])
+    if shape is shapes.HWPT_ALLOC:
+        _remember_table(context, new)
     if shape in _OPENED:
         field, kind = _OPENED[shape]
         if new[field] != old[field]:  # else it could not be told
@@ -147,6 +152,16 @@ def _remember(
     elif shape is BIND and file:
         file.context = context
         device.place(world, who, file.fd)
+
+
+def _remember_table(context: Context, new: Mapping[str, int]) -> None:
+    """What a table can do that others cannot."""
+    if new["flags"] & _NEST_PARENT:
+        context.add("parent", new["out_hwpt_id"])
+    if new["flags"] & _DIRTY_TRACKING:
+        context.add("tracking", new["out_hwpt_id"])
+    if new["data_type"]:
+        context.add("nested", new["out_hwpt_id"])
 
 
 def _is_private(address: int, length: int) -> bool:
