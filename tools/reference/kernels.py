@@ -27,7 +27,7 @@ TAIL_LINES = 20
 # What this kernel needs nothing of but the files that steer the build: most of the tree.
 LEFT_OUT = (
     "Documentation", "drivers/gpu", "drivers/media", "drivers/net/ethernet", "drivers/net/wireless", "drivers/staging",
-    "include/dt-bindings", "rust", "samples", "sound", "tools/perf", "tools/testing",
+    "rust", "samples", "sound", "tools/perf", "tools/testing",
 )  # fmt: skip
 
 
@@ -175,7 +175,9 @@ def _compiled(lines: list[str]) -> int:
 
 def _failure(what: str, lines: list[str], tree: Path) -> str:
     """What make said, with a word on what a user can do about it."""
-    tail = "\n".join(f"  {line}" for line in lines[-TAIL_LINES:])
+    first = next((number for number, line in enumerate(lines) if "***" in line or "rror:" in line), len(lines))
+    shown = lines[max(0, first - TAIL_LINES // 2) :][:TAIL_LINES]  # what else runs in parallel goes on for a while
+    said = "\n".join(f"  {line}" for line in shown)
     if any("source tree is not clean" in line for line in lines):
         return f"IOAS_LINUX={tree} was built in place; `make mrproper` there, or give a clean copy"
-    return f"Linux does not {what}; the end of make's output:\n{tail}"
+    return f"Linux does not {what}; make said:\n{said}"
