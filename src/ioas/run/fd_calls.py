@@ -161,8 +161,8 @@ def on_mmap(server: Server, call: Call) -> int | Outcome:
     try:
         memory = given.file.mmap(caller, length, protection & _WORD, flags & _WORD, offset)
         if server.mmio and isinstance(given.file, Mappable):
-            server.mmio.prepare(caller.pid)
-            return Outcome.PROCEED
+            with server.mmio.mapping(given.file, caller.pid) as window:
+                return _map(server, call, window)
         return _map(server, call, memory)
     except KernelError as error:
         server.refused(call, caller, text, "mmap", error)

@@ -7,9 +7,9 @@ file without a poll operation polls as ready for everything - and because a read
 then ends at once, where it would wait for ever. For a queue of events it is not, and a datagram waits in it while
 there is something to read.
 
-Device files whose BARs can be mapped get something else that the kernel can map (`ioas.run.mmio.memory_files`).
+Mappings of device files are references too (`ioas.run.mmio.memory_files`).
 
-A file is recognised by the inode of what stands for it ("socket:[N]" in /proc/PID/fd), never by a descriptor number.
+A file is recognised by the inode of its socket ("socket:[N]" in /proc/PID/fd), never by a descriptor number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 from ioas.host import Caller, EventSource, File
-from ioas.run.mmio.memory_files import Mappable, MemoryFiles
+from ioas.run.mmio.memory_files import MemoryFiles
 
 _AT_ONCE = 64
 
@@ -32,7 +32,7 @@ class Given:
     __slots__ = ("_readable", "end", "file", "link", "path")
 
     def __init__(self, file: File, path: str, end: int, link: str) -> None:
-        """`path`: the node that was opened, empty for files that a call made; `end`: our end of the pair, or -1."""
+        """`path`: the node that was opened, empty for files that a call made; `end`: our end of the pair."""
         self.file = file
         self.path = path
         self.end = end
@@ -43,7 +43,7 @@ class Given:
 
     def _ready(self) -> None:
         """Something arrived: let the program's end poll as readable."""
-        if not self._readable and self.end >= 0:
+        if not self._readable:
             self._readable = True
             os.write(self.end, b"\0")
 
@@ -62,18 +62,20 @@ class Given:
 class Files:
     """All files that programs have open."""
 
-    def __init__(self, failed: Callable[[Exception], None], mappable: MemoryFiles | None = None) -> None:
+    def __init__(self, failed: Callable[[Exception], None], mappings: MemoryFiles | None = None) -> None:
         """`failed` is told when a file's close raises, which is a bug of the host's.
 
-        `mappable`: where device files come from when BARs can be mapped.
+        `mappings`: knows which device files are mapped, and thereby open.
         """
         self.by_link: dict[str, Given] = {}
         self.epoll = select.epoll()
         self._by_end: dict[int, Given] = {}
         self._failed = failed
-        self._mappable = mappable
-        if mappable:
-            self.epoll.register(mappable.fileno(), select.EPOLLIN)
+        self._mappings = mappings
+        self._mapped: list[File] = []
+        """Files without a descriptor."""
+        if mappings:
+            self.epoll.register(mappings.fileno(), select.EPOLLIN | select.EPOLLET)
 
     def __len__(self) -> int:
         return len(self.by_link)
@@ -88,8 +90,6 @@ class Files:
         is to be had; `file` has then been closed.
         """
         try:
-            if self._mappable and isinstance(file, Mappable):
-                return self._create_mappable(self._mappable, file, path)
             given, theirs = _pair(file, path)
             try:
                 self.epoll.register(given.end, 0)  # EPOLLHUP comes unasked
@@ -104,46 +104,41 @@ class Files:
         self._by_end[given.end] = given
         return theirs
 
-    def _create_mappable(self, files: MemoryFiles, file: Mappable, path: str) -> int:
-        theirs = files.create(file)
-        link = os.readlink(f"/proc/self/fd/{theirs}")
-        self.by_link[link] = Given(file, path, -1, link)
-        return theirs
-
     def drain(self) -> None:
         """Close every file whose last reference is gone."""
         while ready := self.epoll.poll(0, _AT_ONCE):
             for end, _ in ready:
                 if end in self._by_end:
-                    self._close(self._by_end[end])
-                else:
-                    self._close_unmapped()
-        if self._mappable and self._mappable.suspects:
+                    self._let_go(self._by_end[end])
+        if self._mapped:
             self._close_unmapped()
 
+    def _let_go(self, given: Given) -> None:
+        """No descriptor is left; a mapping may be."""
+        self.epoll.unregister(given.end)
+        os.close(given.end)
+        del self._by_end[given.end], self.by_link[given.link]
+        self._mapped.append(given.file)
+
     def _close_unmapped(self) -> None:
-        """Close the device files that have no descriptor and no mapping left."""
-        gone = self._mappable.ended() if self._mappable else []
-        for given in [each for each in self if each.file in gone]:
-            del self.by_link[given.link]
-            self._close_file(given.file)
+        """Close the files that have no descriptor and no mapping left."""
+        for file in tuple(self._mapped):
+            if not (self._mappings and self._mappings.keeps(file)):
+                self._mapped.remove(file)
+                self._close_file(file)
 
     def close_all(self) -> None:
         """Close what is still open, and the epoll descriptor."""
         self.drain()
         for given in list(self):
-            self._close(given)
+            self._let_go(given)
+        for file in self._mapped:
+            self._close_file(file)
         self.epoll.close()
 
-    def _close(self, given: Given) -> None:
-        del self.by_link[given.link]
-        if given.end >= 0:
-            self.epoll.unregister(given.end)
-            os.close(given.end)
-            del self._by_end[given.end]
-        self._close_file(given.file)
-
     def _close_file(self, file: File) -> None:
+        if self._mappings:
+            self._mappings.forget(file)
         try:
             file.close()
         except Exception as error:  # close cannot fail; if it does nevertheless, the others must still be closed

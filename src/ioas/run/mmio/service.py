@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from errno import EPERM
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from errno import ENOMEM, EPERM
 from typing import Literal
 
 from ioas.errors import refuse
-from ioas.run.mmio.memory_files import MemoryFiles
+from ioas.run.mmio.memory_files import Mappable, MemoryFiles
 from ioas.run.mmio.traps import Traced, Traps
 from ioas.run.tracer import Busy, Tracer
 
@@ -26,8 +28,23 @@ class Mmio:
         self._say = say
         self._traps = Traps(tracer, self.files.by_inode, say, stopped)
 
-    def prepare(self, process: int) -> None:
-        """`process` is about to map a BAR: trap its accesses. Raises KernelError(EPERM) when it cannot be traced."""
+    @contextmanager
+    def mapping(self, file: Mappable, process: int) -> Iterator[int]:
+        """A descriptor for `process` to map in place of `file`'s; its accesses are trapped from here on.
+
+        Raises KernelError: EPERM when it cannot be traced, ENOMEM when there is no room for the file.
+        """
+        self._trace(process)
+        try:
+            fd = self.files.open(file)
+        except OSError as error:
+            raise refuse(ENOMEM, f"no file can be made to be mapped: {error.strerror}", "limit", "/dev/shm") from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _trace(self, process: int) -> None:
         try:
             self._traps.trace(process)
         except Traced as error:
