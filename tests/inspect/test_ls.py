@@ -189,6 +189,13 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], message: 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["bind", "unbind"])
+def test_binding_needs_to_know_what(command: str) -> None:
+    done = ioas(command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "BDF" in done.stderr
+
+
 def test_the_screens_in_the_documentation_are_what_the_commands_print(tmp_path: Path) -> None:
     text = PAGE.read_text()
     [machine] = re.findall(r"^```toml lab.toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

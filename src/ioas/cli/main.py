@@ -15,6 +15,7 @@ from typing import NoReturn
 import click
 
 from ioas import __version__
+from ioas.cli.bind import bind, unbind
 from ioas.cli.devices import devices
 from ioas.cli.doctor import doctor
 from ioas.cli.ls import ls
@@ -36,6 +37,8 @@ ioas.add_command(run)
 ioas.add_command(devices)
 ioas.add_command(ls)
 ioas.add_command(doctor)
+ioas.add_command(bind)
+ioas.add_command(unbind)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -13,7 +13,7 @@ import os
 import resource
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -182,15 +182,19 @@ def _holders(path: str) -> Sequence[str]:
     """The programs that have `path` open, as far as this user may see: "qemu-system-x86 (pid 17)"."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            descriptors = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                name = comm.read().strip()
-        except OSError:  # ended meanwhile, or another user's
+        if path not in _open_files(pid):
             continue
-        if path in descriptors:
-            found.append(f"{name} (pid {pid})")
+        with suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            found.append(f"{comm.read().strip()} (pid {pid})")
     return found
+
+
+def _open_files(pid: str) -> Iterator[str]:
+    """The paths that a process has open; none for another user's, or when it has ended."""
+    with suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):  # closed meanwhile
+                yield os.readlink(f"/proc/{pid}/fd/{fd}")
 
 
 def check_bdf(machine: Machine, bdf: str) -> str:

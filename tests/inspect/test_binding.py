@@ -1,0 +1,208 @@
+"""Giving functions to vfio-pci and back: plans, refusals, records and undoing, against a kernel of a few lines."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ioas.errors import EnvironmentRefusal, UsageError
+from ioas.inspect.binding import Change, Step, as_json, carry_out, plan_bind, plan_unbind, plan_undo
+from ioas.soft.pci import Link
+from tests.inspect.describe import DISK, NETWORK, PORTS, Pc
+
+SECOND = "0000:01:00.1"
+
+
+class Kernel:
+    """What Linux does when the files are written that binding writes."""
+
+    def __init__(self, pc: Pc) -> None:
+        self.pc = pc
+        self.native = {DISK: "nvme", NETWORK: "igb", SECOND: "snd_hda_intel"}
+        """The drivers that match by IDs."""
+        self.failing: Step | None = None
+        """It refuses this one, once."""
+        self.stubborn = False
+        """vfio-pci takes nothing."""
+        for bdf in (DISK, NETWORK):
+            pc.remove(f"{pc.path(bdf)}/vfio-dev")
+            pc.driver(bdf, self.native[bdf])
+            pc.text(f"{pc.path(bdf)}/driver_override", "(null)")
+
+    def write(self, step: Step) -> None:
+        if step == self.failing:
+            self.failing = None
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), step.path)
+        name = step.path.rpartition("/")[2]
+        if name == "driver_override":
+            self.pc.text(self.pc.tree.realpath(step.path), step.text or "(null)")
+        elif name == "unbind":
+            self.pc.tree.get(step.path.removesuffix("/unbind"), follow=False)  # as the kernel: no file, no driver
+            self.pc.driver(step.text, None)
+        else:
+            self._probe(step.text)
+
+    def _probe(self, bdf: str) -> None:
+        override = self.pc.tree.read(f"{self.pc.path(bdf)}/driver_override").decode().strip()
+        wanted = self.native.get(bdf) if override == "(null)" else override
+        if not (wanted == "vfio-pci" and self.stubborn):
+            self.pc.driver(bdf, wanted)
+
+    def driver(self, bdf: str) -> str | None:
+        try:
+            node = self.pc.tree.get(f"{self.pc.path(bdf)}/driver", follow=False)
+        except OSError:
+            return None
+        return node.target.rpartition("/")[2] if isinstance(node, Link) else None
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel(Pc())
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    return tmp_path / "run/bound.json"
+
+
+def with_sibling(kernel: Kernel) -> None:
+    """A second function in the disk's group, and the port above them."""
+    kernel.pc.function(SECOND, 0x040300, below=PORTS[DISK], driver="snd_hda_intel", group=3)
+    kernel.pc.text(f"{kernel.pc.path(SECOND)}/driver_override", "(null)")
+    kernel.pc.group(PORTS[DISK], 3)
+
+
+def do(kernel: Kernel, changes: list[Change], record: Path) -> None:
+    carry_out(kernel.pc.machine(), changes, record, kernel.write)
+
+
+def test_a_plan_shows_what_would_be_written_and_changes_nothing(kernel: Kernel) -> None:
+    [change] = plan_bind(kernel.pc.machine(), DISK)
+    path = f"/sys/bus/pci/devices/{DISK}"
+    assert [str(step) for step in change.steps] == [
+        f"echo vfio-pci > {path}/driver_override",
+        f"echo {DISK} > {path}/driver/unbind",
+        f"echo {DISK} > /sys/bus/pci/drivers_probe",
+    ]
+    assert kernel.driver(DISK) == "nvme"
+
+
+def test_a_function_is_bound_and_given_back_by_undo(kernel: Kernel, record: Path) -> None:
+    do(kernel, plan_bind(kernel.pc.machine(), DISK), record)
+    assert kernel.driver(DISK) == "vfio-pci"
+    assert plan_bind(kernel.pc.machine(), DISK) == []
+    do(kernel, plan_undo(kernel.pc.machine(), record), record)
+    assert kernel.driver(DISK) == "nvme"
+    assert kernel.pc.machine().sysfs.device(DISK).driver_override is None
+    with pytest.raises(UsageError, match="no binding that could be undone"):
+        plan_undo(kernel.pc.machine(), record)
+
+
+def test_undo_restores_an_override_that_was_there(kernel: Kernel, record: Path) -> None:
+    kernel.pc.text(f"{kernel.pc.path(DISK)}/driver_override", "pci-stub")
+    kernel.pc.driver(DISK, "pci-stub")
+    do(kernel, plan_bind(kernel.pc.machine(), DISK), record)
+    do(kernel, plan_undo(kernel.pc.machine(), record, DISK), record)
+    assert kernel.driver(DISK) == "pci-stub"
+    assert kernel.pc.machine().sysfs.device(DISK).driver_override == "pci-stub"
+
+
+def test_undo_takes_one_function_and_leaves_the_others(kernel: Kernel, record: Path) -> None:
+    for bdf in (DISK, NETWORK):
+        do(kernel, plan_bind(kernel.pc.machine(), bdf), record)
+    do(kernel, plan_undo(kernel.pc.machine(), record, NETWORK), record)
+    assert (kernel.driver(DISK), kernel.driver(NETWORK)) == ("vfio-pci", "igb")
+    with pytest.raises(UsageError, match=f"no binding of {NETWORK} that"):
+        plan_undo(kernel.pc.machine(), record, NETWORK)
+
+
+def test_unbinding_leaves_the_choice_to_the_kernel(kernel: Kernel, record: Path) -> None:
+    do(kernel, plan_bind(kernel.pc.machine(), DISK), record)
+    do(kernel, plan_unbind(kernel.pc.machine(), DISK), record)
+    assert kernel.driver(DISK) == "nvme"
+    assert plan_unbind(kernel.pc.machine(), DISK) == []
+    assert json.loads(record.read_text()) == {}
+
+
+def test_a_group_is_taken_whole_without_its_bridges(kernel: Kernel, record: Path) -> None:
+    with_sibling(kernel)
+    do(kernel, plan_bind(kernel.pc.machine(), DISK, group=True), record)
+    assert [kernel.driver(bdf) for bdf in (DISK, SECOND, PORTS[DISK])] == ["vfio-pci", "vfio-pci", "pcieport"]
+    do(kernel, plan_unbind(kernel.pc.machine(), SECOND, group=True), record)
+    assert [kernel.driver(bdf) for bdf in (DISK, SECOND)] == ["nvme", "snd_hda_intel"]
+
+
+def test_what_this_machine_needs_is_refused_unless_forced(kernel: Kernel) -> None:
+    with_sibling(kernel)
+    kernel.pc.link("/sys/class/net/eth0", f"{kernel.pc.path(SECOND)}/net/eth0")
+    kernel.pc.text("/proc/net/route", "Iface\tDestination\neth0\t00000000\t0102A8C0")
+    plan_bind(kernel.pc.machine(), DISK)
+    with pytest.raises(UsageError, match=f"{SECOND} is needed: the default route goes through eth0; --force"):
+        plan_bind(kernel.pc.machine(), DISK, group=True)
+    assert len(plan_bind(kernel.pc.machine(), DISK, group=True, force=True)) == 2
+
+
+def test_what_a_program_holds_is_not_unbound(kernel: Kernel, record: Path) -> None:
+    do(kernel, plan_bind(kernel.pc.machine(), DISK), record)
+    kernel.pc.vfio(DISK)
+    kernel.pc.open_by["/dev/vfio/3"] = ["qemu (pid 7)"]
+    for plan in (lambda: plan_unbind(kernel.pc.machine(), DISK), lambda: plan_undo(kernel.pc.machine(), record)):
+        with pytest.raises(UsageError, match=r"in use by qemu \(pid 7\); end that program first"):
+            plan()
+
+
+def test_a_bridge_is_refused(kernel: Kernel) -> None:
+    for plan in (plan_bind, plan_unbind):
+        with pytest.raises(UsageError, match="is a bridge"):
+            plan(kernel.pc.machine(), PORTS[DISK])
+
+
+def test_without_vfio_pci_nothing_is_planned(kernel: Kernel) -> None:
+    kernel.pc.remove("/sys/bus/pci/drivers/vfio-pci")
+    with pytest.raises(EnvironmentRefusal, match="vfio-pci is not loaded: load it"):
+        plan_bind(kernel.pc.machine(), DISK)
+
+
+def test_a_failure_undoes_what_came_before_it(kernel: Kernel, record: Path) -> None:
+    with_sibling(kernel)
+    for failing in (0, 1, 2):
+        changes = plan_bind(kernel.pc.machine(), DISK, group=True)
+        kernel.failing = changes[1].steps[failing]
+        with pytest.raises(EnvironmentRefusal, match="Permission denied; nothing was changed"):
+            do(kernel, changes, record)
+        assert not record.exists()
+        assert kernel.driver(DISK) == "nvme"
+        assert kernel.pc.machine().sysfs.device(DISK).driver_override is None
+
+
+def test_a_driver_that_does_not_take_the_function_is_a_failure(kernel: Kernel, record: Path) -> None:
+    kernel.stubborn = True
+    with pytest.raises(EnvironmentRefusal, match=f"{DISK} has got no driver instead of vfio-pci; nothing was changed"):
+        do(kernel, plan_bind(kernel.pc.machine(), DISK), record)
+    assert kernel.driver(DISK) == "nvme"
+
+
+def test_what_cannot_be_put_back_is_not_called_unchanged(kernel: Kernel, record: Path) -> None:
+    kernel.stubborn = True
+    [change] = plan_bind(kernel.pc.machine(), DISK)
+    kernel.failing = Step(change.steps[0].path, "")
+    with pytest.raises(EnvironmentRefusal, match="not everything could be put back"):
+        do(kernel, [change], record)
+
+
+def test_a_record_that_is_garbage_is_named(kernel: Kernel, record: Path) -> None:
+    record.parent.mkdir()
+    record.write_text("{")
+    with pytest.raises(UsageError, match=r"bound\.json cannot be understood"):
+        plan_undo(kernel.pc.machine(), record)
+
+
+def test_changes_as_json_name_their_schema(kernel: Kernel) -> None:
+    data = json.loads(json.dumps(as_json(plan_bind(kernel.pc.machine(), DISK))))
+    assert (data["schema"], data["version"]) == ("ioas.bind", 1)
+    assert (data["changes"][0]["before"], data["changes"][0]["after"]) == ("nvme", "vfio-pci")
