@@ -22,6 +22,8 @@ from tests.differential.arguments import Script
 ROOT = Path(__file__).parents[2]
 _SERVE = str(Path(__file__).parent / "executor" / "serve.py")
 _GRANTS = ("sys_resource", "ipc_lock", "sys_rawio", "sys_admin")
+_PATIENCE = 20
+"""Seconds that a host has to end when it is asked to."""
 Answers = list[list[str]]
 _IN_PROCESS = ("space", "tables", "device")
 
@@ -44,11 +46,24 @@ class Host:
         self._place = place
         self._seconds = seconds
         self._number = 0
+        self._command = command
         self._log = (place / "log").open("w+")
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=environment, cwd=ROOT
+        return subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=environment, cwd=ROOT
         )
+
+    def restart(self) -> None:
+        """Start it anew, with nothing asked."""
+        self._end()
+        for left in self._place.glob("*.*"):
+            left.unlink()
+        self._number = 0
+        (self._place / "stop").unlink()
+        self._process = self._start()
 
     def ask(self, scripts: Sequence[Script]) -> None:
         """Begin to carry out a batch."""
@@ -90,14 +105,17 @@ class Host:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end()
+        self._log.close()
+        shutil.rmtree(self._place)
+
+    def _end(self) -> None:
         (self._place / "stop").touch()
         try:
-            self._process.wait(20)
+            self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.terminate()
             self._process.wait()
-        self._log.close()
-        shutil.rmtree(self._place)
 
 
 def _place() -> Path:
