@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -29,6 +30,10 @@ LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 
 def qemu(say: Say) -> tuple[str, ...]:
     """The words that start QEMU. Raises EnvironmentRefusal when there is none with the devices and none to fetch."""
+    if platform.machine() != "x86_64":
+        raise EnvironmentRefusal(
+            f"the guest is x86-64 and runs this machine's programs, which are {platform.machine()}"
+        )
     installed = shutil.which(QEMU)
     if installed and _has_models((installed,)):
         return (installed,)
