@@ -220,6 +220,42 @@ assert machine.read(2) == b"NN" and machine.read(3, iova=0x200000) == b"one"
     )
 
 
+def test_a_private_page_is_one_page_while_it_is_the_same_and_another_one_after_a_new_mapping(
+    run_as_anyone: Runner,
+) -> None:
+    """Asked as the kernel's own tests do (IOMMU_TEST_OP_MD_CHECK_MAP and _REFS)."""
+    passes(
+        run_as_anyone,
+        """
+def test(op, number, *fields):
+    return call(iommufd, 0x3BA0, "=4I7Q", op, number, 0, *fields, *[0] * (7 - len(fields)))
+iommufd = os.open("/dev/iommu", os.O_RDWR)
+ioas = call(iommufd, IOAS_ALLOC, "=3I", 0, 0)[2]
+table = test(2, ioas)[4] >> 32
+memory = private(8192)
+memory[:] = b"same" * 2048
+def map(iova):
+    call(iommufd, IOAS_MAP, "=4I3Q", FIXED | READABLE | WRITEABLE, ioas, 0, address_of(memory), 8192, iova)
+map(0x10000000)
+map(0x10100000)
+test(3, table, 0x10000000, 8192, address_of(memory))
+test(3, table, 0x10100000, 8192, address_of(memory))
+test(4, 0, 8192, address_of(memory), 2)
+assert memory[:] == b"same" * 2048
+remap(memory, mmap.MAP_PRIVATE)
+memory[:] = b"same" * 2048
+fails(errno.EINVAL, test, 3, table, 0x10000000, 8192, address_of(memory))
+test(4, 0, 8192, address_of(memory), 0)
+map(0x10200000)
+test(3, table, 0x10200000, 8192, address_of(memory))
+test(4, 0, 8192, address_of(memory), 1)
+""",
+        "--strict",
+        "--explain",
+        "--iommufd-test",
+    )
+
+
 def test_shared_anonymous_memory_is_one_page_however_it_is_pinned(run_as_anyone: Runner) -> None:
     """Twice at one address, at another address of the same pages, and by a child."""
     passes(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ioas.run import uring
-from ioas.run.buffers import Buffers
+from ioas.run.buffers import Buffers, Memory
 from ioas.run.filter import build, rules
 from ioas.run.kernel import Nr, Transfer
 from ioas.run.launch import fork_filtered
@@ -222,9 +222,10 @@ def test_more_pins_can_be_had_than_one_ring_has_room_for(monkeypatch: pytest.Mon
 
     with stopped_at(b"/dev/iommu", child) as (listener, call):
         buffers = Buffers(listener, lambda: call)
-        pins = [buffers.register(call.thread, address + page * 4096, 4096, page, 0) for page in range(9)]
+        of = Memory("memory", certain=False)
+        pins = [buffers.register(call.thread, address + page * 4096, 4096, of, page) for page in range(9)]
         assert len(buffers) == 9
-        assert [pin.read(0, 1) for pin in pins] == [bytes([page]) for page in range(9)]
+        assert [pin.read(page * 4096, 1) for page, pin in enumerate(pins)] == [bytes([page]) for page in range(9)]
         for pin in pins:
             pin.drop()
         assert len(buffers) == 0

@@ -7,11 +7,12 @@ descriptor; from then on it names the ring by an index that no program can see, 
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Hashable
 from errno import EBADF, EFAULT, EINVAL, ENOMEM
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sortedcontainers import SortedDict
 
@@ -33,14 +34,26 @@ if TYPE_CHECKING:
 _NR_CLOSE = 3
 _LAST_NUMBER, _FIRST_NUMBER = 1023, 32
 _INDICES_KEPT = 1024
+_PROVEN_AT_MOST = 16
+"""Pages of which it is found out whether they are the same as before: that takes some ten transfers for each."""
+_numbers = itertools.count(1)
+
+
+class Memory(NamedTuple):
+    """What pages are part of."""
+
+    key: Hashable
+    certain: bool
+    """A page of it, once pinned, is the same whenever it is pinned: page 3 of a file. Not so what is at an address."""
 
 
 class RegisteredBuffer:
     """Pages that stay what they are (implements `ioas.host.Backing`); a holder of a pin. Made by `Buffers`."""
 
-    def __init__(self, owner: Buffers, ring: Ring, slot: int, address: int, pages: range, key: Hashable) -> None:
-        """`address`: where the buffer was registered; `pages`: the indices of its pages within what `key` names."""
-        self.key = key
+    def __init__(self, owner: Buffers, ring: Ring, slot: int, address: int, pages: range, of: Memory) -> None:
+        """`address`: where the buffer was registered; `pages`: the indices of its pages within what `of` names."""
+        self.key: Hashable = of.key if of.certain else ("pinned", next(_numbers))
+        self.of = of
         self.pages = pages
         self.users = 1
         self._owner = owner
@@ -59,6 +72,16 @@ class RegisteredBuffer:
     def drop(self) -> None:
         """One user less; without users the pages are unpinned."""
         self._owner.drop(self)
+
+    def proves(self, other: RegisteredBuffer) -> bool:
+        """Whether `other`, which was registered at the same addresses, has the very pages; no where that is unclear.
+
+        The thread that registered `other` stands, and is the only one of its process.
+        """
+        if self._ring is not other._ring or len(other.pages) > _PROVEN_AT_MOST:
+            return False
+        at = [(page << PAGE_SHIFT) + other._shift for page in other.pages]
+        return all(self._ring.same_page(self._slot, other._slot, address) for address in at)
 
     def unpin(self) -> None:
         """Let go of the pages. Called by the last user."""
@@ -88,18 +111,34 @@ class Buffers:
     def __len__(self) -> int:
         return sum(map(len, self._rings))
 
-    def register(self, thread: int, address: int, length: int, key: Hashable, page: int) -> RegisteredBuffer:
-        """Pin `length` bytes (whole pages, at most `uring.LARGEST`) from `address`: page `page` of `key`, and those on.
+    def register(self, thread: int, address: int, length: int, of: Memory, page: int) -> RegisteredBuffer:
+        """Pin `length` bytes (whole pages, at most `uring.LARGEST`) from `address`: page `page` of `of`, and those on.
 
         `thread`: one that has the memory; it has to be the one whose call is being served.
-        Pages that are pinned already under the same key are not pinned again.
+        Pages that are pinned already are not pinned again, so that a page has one name: page and key of the backing.
         Raises Unavailable: it cannot be done here, the text says why; KernelError(EFAULT): the kernel finds no memory
         there that it may pin, or the program has been killed.
         """
         pages = range(page, page + (length >> PAGE_SHIFT))
-        found = self._find(key, pages)
-        if found:
+        found = self._find(of, pages)
+        if found and of.certain:
             return found
+        try:
+            buffer = self._pin(thread, address, length, of, pages)
+        except BaseException:
+            if found:
+                found.drop()
+            raise
+        if found:
+            if _alone(thread) and found.proves(buffer):
+                buffer.unpin()
+                return found
+            found.drop()
+        with self._lock:
+            self._registered.setdefault(of.key, SortedDict())[page] = buffer
+        return buffer
+
+    def _pin(self, thread: int, address: int, length: int, of: Memory, pages: range) -> RegisteredBuffer:
         ring, slot = self._slot()
         filled = False
         try:
@@ -112,10 +151,7 @@ class Buffers:
                 ring.give_back(slot, filled=False)
         if not filled:
             raise _failure(result, address)
-        buffer = RegisteredBuffer(self, ring, slot, address, pages, key)
-        with self._lock:
-            self._registered.setdefault(key, SortedDict())[page] = buffer
-        return buffer
+        return RegisteredBuffer(self, ring, slot, address, pages, of)
 
     def drop(self, buffer: RegisteredBuffer) -> None:
         """One user less."""
@@ -123,11 +159,11 @@ class Buffers:
             buffer.users -= 1
             if buffer.users:
                 return
-            same = self._registered.get(buffer.key, {})
+            same = self._registered.get(buffer.of.key, {})
             if same.get(buffer.pages.start) is buffer:
                 del same[buffer.pages.start]
                 if not same:
-                    del self._registered[buffer.key]
+                    del self._registered[buffer.of.key]
         buffer.unpin()
 
     def close(self) -> None:
@@ -136,10 +172,10 @@ class Buffers:
             ring.close()
         self._rings.clear()
 
-    def _find(self, key: Hashable, pages: range) -> RegisteredBuffer | None:
+    def _find(self, of: Memory, pages: range) -> RegisteredBuffer | None:
         """A buffer that has these pages, with one more user."""
         with self._lock:
-            same = self._registered.get(key)
+            same = self._registered.get(of.key)
             at = same.bisect_right(pages.start) if same else 0
             if not same or not at:
                 return None
@@ -236,6 +272,14 @@ def _failure(result: int, address: int) -> Exception:
     if result == -ENOMEM:
         return Unavailable("RLIMIT_MEMLOCK does not allow more pinned pages")
     return Unavailable(f"io_uring_register is refused ({os.strerror(-result)})")
+
+
+def _alone(thread: int) -> bool:
+    """Whether a thread is the only one of its process."""
+    try:
+        return len(os.listdir(f"/proc/{thread}/task")) == 1
+    except OSError:
+        return False
 
 
 def _filters(thread: int) -> int:

@@ -19,7 +19,7 @@ from ioas.errors import EnvironmentRefusal
 from ioas.host import PAGE_SIZE
 from ioas.host.maps import Maps
 from ioas.run import kernel
-from ioas.run.buffers import Buffers
+from ioas.run.buffers import Buffers, Memory
 from ioas.run.filter import build, rules
 from ioas.run.kernel import Nr, Transfer
 from ioas.run.launch import Launched, fork_filtered
@@ -166,7 +166,7 @@ def _why_not_pinned(pid: int, call: Call, listener: Listener) -> str:
     try:
         with Maps(pid) as maps:
             stack = next(vma for vma in maps.all() if vma.path == b"[stack]")
-        buffers.register(pid, stack.end - PAGE_SIZE, PAGE_SIZE, "stack", 0).drop()
+        buffers.register(pid, stack.end - PAGE_SIZE, PAGE_SIZE, Memory("stack", certain=False), 0).drop()
     except (Unavailable, OSError, StopIteration) as error:
         return str(error) or "the probe has no stack"
     finally:

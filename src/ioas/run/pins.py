@@ -11,9 +11,9 @@
    machine refuses this.
 
 Both 1 and 2 outlive munmap, a new mapping at the same address, fork and the death of the program. A page of a file is
-known by file and offset, however it is held. A private page is known by the registration that pinned it: that two
-registrations of one address found the same page cannot be proved without privileges, and to take two pages for one
-would send DMA to the wrong one.
+known by file and offset, however it is held. A private page is known by the registration that pinned it first; that a
+later one at the same address found the same page is tried out (`Ring.same_page`), as long as nobody can notice. Else
+they count as two pages, for to take two pages for one would send DMA to the wrong one.
 
 What may be pinned follows check_vma_flags (mm/gup.c, 7.3): a write pin needs a writable mapping, and not of a file on
 a disk.
@@ -21,17 +21,16 @@ a disk.
 
 from __future__ import annotations
 
-import itertools
 import mmap
 import os
 import stat
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from errno import EFAULT, EOPNOTSUPP
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, Extent
 from ioas.host.maps import Vma, page_order
-from ioas.run.buffers import Buffers
+from ioas.run.buffers import Buffers, Memory
 from ioas.run.memory import AddressBacking, Space
 from ioas.run.shared import HeldPin, Holder, SharedFile, SharedFiles
 from ioas.run.uring import LARGEST
@@ -41,7 +40,6 @@ ByAddress = Callable[[int, Vma, str], None]
 """Told the process, each area of which pages have been pinned by address, and why they were not pinned otherwise."""
 
 _UNREACHABLE_KEPT = 64
-_numbers = itertools.count(1)
 _MEMORY_FILES = (b"/memfd:", b"/dev/zero (deleted)", b"/dev/shm/", b"/SYSV", b"/anon_hugepage")
 
 
@@ -123,9 +121,9 @@ class Pinner:
         extents: list[Extent] = []
         for at in range(low, high, LARGEST):
             length = min(LARGEST, high - at)
-            key, page = _identity(vma, at)
+            of, page = _identity(space, vma, at)
             try:
-                buffer = self._buffers.register(space.thread, at, length, key, page)
+                buffer = self._buffers.register(space.thread, at, length, of, page)
             except Unavailable:
                 for _ in extents:
                     holders.pop().drop()
@@ -210,11 +208,11 @@ def _how(extents: Iterable[Extent]) -> str:
     return "address" if AddressBacking in kinds else "io_uring"
 
 
-def _identity(vma: Vma, address: int) -> tuple[Hashable, int]:
-    """What the page at `address` is known by when it is pinned: a key, and the index under it (`Backing.key`)."""
+def _identity(space: Space, vma: Vma, address: int) -> tuple[Memory, int]:
+    """What the page at `address` is part of, and its index there."""
     if vma.shared and vma.inode:
-        return ("file", vma.device, vma.inode), vma.file_offset(address) >> PAGE_SHIFT
-    return ("pinned", next(_numbers)), address >> PAGE_SHIFT
+        return Memory(("file", vma.device, vma.inode), certain=True), vma.file_offset(address) >> PAGE_SHIFT
+    return Memory(("mm", space.number), certain=False), address >> PAGE_SHIFT
 
 
 def _is(status: os.stat_result, vma: Vma) -> bool:

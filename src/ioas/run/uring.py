@@ -25,6 +25,7 @@ from errno import EFAULT
 from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
+from ioas.host import PAGE_SIZE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -143,28 +144,28 @@ class Ring:
 
     def read(self, slot: int, address: int, length: int) -> bytes:
         """Bytes of a buffer; `address` is where they were when it was registered. Raises KernelError(EFAULT)."""
-        parts = []
         with self._lock:
-            self._check_open(address)
-            while length > 0:
-                count = self._move(_WRITE_FIXED, self._writer, slot, address, min(length, self._chunk))
-                parts.append(os.read(self._reader, count))
-                address += count
-                length -= count
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            return self._read(slot, address, length)
 
     def write(self, slot: int, address: int, data: Buffer) -> None:
         """Write to a buffer; raises as `read`."""
-        view = memoryview(data).cast("B")
         with self._lock:
-            self._check_open(address)
-            while len(view):
-                left = os.write(self._writer, view[: self._chunk])
-                view = view[left:]
-                while left:
-                    count = self._move(_READ_FIXED, self._reader, slot, address, left)
-                    address += count
-                    left -= count
+            self._write(slot, address, memoryview(data).cast("B"))
+
+    def same_page(self, slot: int, other: int, address: int) -> bool:
+        """Whether two buffers that were registered with `address` have the same page there.
+
+        One byte of it is changed for a moment to find out, so nobody else may look: no device does meanwhile. Raises
+        as `read`.
+        """
+        with self._lock:
+            former = self._read(slot, address, PAGE_SIZE)
+            if self._read(other, address, PAGE_SIZE) != former:
+                return False
+            self._write(slot, address, memoryview(bytes([former[0] ^ 0xFF])))
+            same = self._read(other, address, 1) != former[:1]
+            self._write(slot, address, memoryview(former[:1]))
+            return same
 
     def close(self) -> None:
         """Let go of every page. Idempotent; transfers get EFAULT from then on."""
@@ -176,6 +177,26 @@ class Ring:
             for fd in (self.fd, self._reader, self._writer):
                 os.close(fd)
             self.fd = -1
+
+    def _read(self, slot: int, address: int, length: int) -> bytes:
+        self._check_open(address)
+        parts = []
+        while length > 0:
+            count = self._move(_WRITE_FIXED, self._writer, slot, address, min(length, self._chunk))
+            parts.append(os.read(self._reader, count))
+            address += count
+            length -= count
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _write(self, slot: int, address: int, view: memoryview) -> None:
+        self._check_open(address)
+        while len(view):
+            left = os.write(self._writer, view[: self._chunk])
+            view = view[left:]
+            while left:
+                count = self._move(_READ_FIXED, self._reader, slot, address, left)
+                address += count
+                left -= count
 
     def _check_open(self, address: int) -> None:
         if self.fd < 0:
