@@ -200,7 +200,7 @@ def test_the_screens_in_the_documentation_are_what_the_commands_print(tmp_path: 
     text = PAGE.read_text()
     [machine] = re.findall(r"^```toml lab.toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "lab.toml").write_text(machine)
-    screens = re.findall(r"^```\n\$ ioas (.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    screens = re.findall(r"^```\n\$ ioas (.*?lab.toml.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(screens) >= 2
     for command, screen in screens:
         done = subprocess.run(

@@ -12,28 +12,38 @@ _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 @click.command()
-@click.argument("bdf", metavar="BDF")
+@click.argument("bdf", metavar="BDF", required=False)
 @click.option("--for", "purpose", type=click.Choice(["vm", "driver", "noiommu"]), default="vm", show_default=True,
               help="A virtual machine, a driver in user space, or one without an IOMMU.")  # fmt: skip
 @click.option("--memory", metavar="SIZE", help="How much memory is to be pinned, such as 8G.")
 @click.option("--hugepages", metavar="SIZE", help="How much of it is to consist of huge pages.")
 @click.option("--iova", metavar="START-LAST", help="IOVA that the program maps at fixed addresses.")
-@click.option("--machine", metavar="FILE", help="A software machine, described in TOML, instead of this one.")
+@click.option("--machine", metavar="FILE", help="A capture, or a software machine in TOML, instead of this machine.")
+@click.option("--capture", "to", metavar="FILE", help="Write down what the doctor asks, for --machine elsewhere.")
+@click.option("--whole", is_flag=True, help="With --capture: leave serial numbers and addresses in.")
 @click.option("--json", "as_data", is_flag=True, help="Print the schema ioas.doctor, version 1 (docs/doctor.md).")
 def doctor(
-    bdf: str,
+    bdf: str | None,
     purpose: str,
     memory: str | None,
     hugepages: str | None,
     iova: str | None,
     machine: str | None,
+    to: str | None,
+    whole: bool,
     as_data: bool,
 ) -> int:
     """Say whether PCI function BDF can be used from user space, and what is in the way. Exit status 1: it cannot."""
-    from ioas.inspect import Case, Wanted, check_bdf, diagnose, looked_at
+    from ioas.inspect import Case, Wanted, capture, check_bdf, diagnose, looked_at
 
     wanted = Wanted(_size(memory, "--memory"), _size(hugepages, "--hugepages"), _range(iova))
+    if bdf is None and to is None:
+        raise click.UsageError("BDF is missing", click.get_current_context())
     with looked_at(machine) as found:
+        if to is not None:
+            _write(to, capture(found, whole=whole))
+        if bdf is None:
+            return 0
         case = Case(found, check_bdf(found, bdf), purpose, wanted)  # type: ignore[arg-type]  # click has checked it
         diagnosis = diagnose(case)
     if as_data:
@@ -43,6 +53,15 @@ def doctor(
 
         show(diagnosis_lines(case, diagnosis), found)
     return int(diagnosis.answer == "no")
+
+
+def _write(path: str, data: dict[str, object]) -> None:
+    """Write a capture. Raises UsageError."""
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+    except OSError as error:
+        raise UsageError(f"--capture: {path}: {error.strerror}") from error
 
 
 def _size(text: str | None, option: str) -> int | None:

@@ -8,7 +8,7 @@ import click
 
 
 @click.command("ls")
-@click.option("--machine", metavar="FILE", help="A software machine, described in TOML, instead of this one.")
+@click.option("--machine", metavar="FILE", help="A capture, or a software machine in TOML, instead of this machine.")
 @click.option("--json", "as_data", is_flag=True, help="Print the schema ioas.ls, version 1 (docs/doctor.md).")
 def ls(machine: str | None, as_data: bool) -> None:
     """Show IOMMUs, their groups, and the PCI functions in them with their drivers."""

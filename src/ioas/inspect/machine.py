@@ -1,4 +1,4 @@
-"""The machine that is looked at - this one or a software one - and who asks.
+"""The machine that is looked at, and who asks.
 
 A `Machine` is a tree of files (/sys, /proc, /boot), the permissions of device nodes, the user, and who has nodes open.
 What cannot be read is as if it were not there, and noted in `unreadable`: a diagnosis goes on with what there is, and
@@ -10,17 +10,15 @@ from __future__ import annotations
 import errno
 import gzip
 import os
-import resource
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from ioas.errors import UsageError
 from ioas.host import Capability
-from ioas.sysfs import DirectorySource, Source, Sysfs
+from ioas.sysfs import Source, Sysfs
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.EINVAL, errno.ENOTDIR)
 """What the reader of sysfs takes for "not there" by itself."""
@@ -135,68 +133,6 @@ class Machine:
         return {name: value for name, _, value in pairs}
 
 
-@contextmanager
-def looked_at(description: str | os.PathLike[str] | None) -> Iterator[Machine]:
-    """The software machine of a description in TOML, or this machine. Raises MachineError."""
-    if description is None:
-        yield Machine(DirectorySource(), _node, _user(), _holders)
-        return
-    from ioas.soft.host import SoftHost
-
-    with SoftHost(machine=description) as host:
-        nodes = {path: Node(0o600, 0, 0) for path in host.nodes}
-        yield Machine(host.tree, nodes.get)
-
-
-def _unpacked(data: bytes) -> str | None:
-    try:
-        return gzip.decompress(data).decode(errors="replace")
-    except (OSError, EOFError, zlib.error):
-        return None
-
-
-def _node(path: str) -> Node | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return Node(found.st_mode & 0o777, found.st_uid, found.st_gid)
-
-
-def _user() -> User:
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    effective = 0
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                effective = int(line.split()[1], 16)
-    return User(
-        os.geteuid(),
-        frozenset({os.getegid(), *os.getgroups()}),
-        None if limit == resource.RLIM_INFINITY else limit,
-        frozenset(number for number in range(64) if effective >> number & 1),
-    )
-
-
-def _holders(path: str) -> Sequence[str]:
-    """The programs that have `path` open, as far as this user may see: "qemu-system-x86 (pid 17)"."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        if path not in _open_files(pid):
-            continue
-        with suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-            found.append(f"{comm.read().strip()} (pid {pid})")
-    return found
-
-
-def _open_files(pid: str) -> Iterator[str]:
-    """The paths that a process has open; none for another user's, or when it has ended."""
-    with suppress(OSError):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):  # closed meanwhile
-                yield os.readlink(f"/proc/{pid}/fd/{fd}")
-
-
 def check_bdf(machine: Machine, bdf: str) -> str:
     """`bdf`, in full; "01:00.0" means domain 0. Raises UsageError when the machine has no such function."""
     names = machine.sysfs.names("/sys/bus/pci/devices")
@@ -204,3 +140,10 @@ def check_bdf(machine: Machine, bdf: str) -> str:
         if candidate in names:
             return candidate
     raise UsageError(f"there is no PCI device {bdf!r}; `ioas ls` shows those that there are")
+
+
+def _unpacked(data: bytes) -> str | None:
+    try:
+        return gzip.decompress(data).decode(errors="replace")
+    except (OSError, EOFError, zlib.error):
+        return None
