@@ -67,7 +67,7 @@ class QuickFile(Protocol):
     """A file whose ioctl can be had without a Python function around it: the running kernel's."""
 
     @property
-    def quick(self) -> Callable[[int, bytearray], int]:
+    def quick(self) -> Callable[[int, memoryview], int]:
         """The call. Raises OSError as it is."""
         ...
 
@@ -194,7 +194,7 @@ class OpenFile:
         caller.before_call()
         return self.file.ioctl(caller, request, argument)
 
-    def quick_ioctl(self) -> Callable[[int, bytearray], int]:
+    def quick_ioctl(self) -> Callable[[int, memoryview], int]:
         """`ioctl` for a hot path, not to be used after `close`; what it raises is to be given to `refusal`."""
         return self.file.quick if isinstance(self.file, QuickFile) else self.ioctl
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Iterable, Sequence
 from errno import ENOENT
 from typing import TYPE_CHECKING
@@ -13,13 +12,13 @@ from ioas.api.mapping import Mapping
 from ioas.api.space import IovaRange, Space, flags_of, joined
 from ioas.errors import MessageTooLong, UsageError, refuse
 from ioas.host import PAGE_SIZE
+from ioas.uapi.base import Struct
 from ioas.uapi.iommufd import (
     IOMMU_IOAS_ALLOW_IOVAS,
     IOMMU_IOAS_COPY,
     IOMMU_IOAS_IOVA_RANGES,
     IOMMU_IOAS_MAP,
     IOMMU_IOAS_MAP_FILE,
-    IOMMU_IOAS_MAP_FIXED_IOVA,
     IOMMU_IOAS_MAP_READABLE,
     IOMMU_IOAS_MAP_WRITEABLE,
     IOMMU_IOAS_NOIOMMU_GET_PA,
@@ -40,13 +39,11 @@ if TYPE_CHECKING:
 
     from ioas.api.iommufd import Iommufd
 
-# The two structures of the hot path, filled in by one call each: a ctypes field costs as much as a call.
 _MAP_SIZE = ctypes.sizeof(iommu_ioas_map)
-_fill_map = struct.Struct("=4I3Q").pack_into  # size, flags, ioas_id, __reserved, user_va, length, iova
-_chosen_iova = struct.Struct("=32xQ").unpack_from
 _UNMAP_SIZE = ctypes.sizeof(iommu_ioas_unmap)
-_fill_unmap = struct.Struct("=2I2Q").pack_into  # size, ioas_id, iova, length
-_unmapped = struct.Struct("=16xQ").unpack_from
+# The fields of the two structures that differ from call to call, as 64-bit words.
+_USER_VA, _LENGTH, _IOVA = (getattr(iommu_ioas_map, name).offset // 8 for name in ("user_va", "length", "iova"))
+_UNMAP_IOVA, _UNMAP_LENGTH = (getattr(iommu_ioas_unmap, name).offset // 8 for name in ("iova", "length"))
 
 
 class Ioas(Space):
@@ -57,9 +54,11 @@ class Ioas(Space):
         self.iommufd = iommufd
         self.id = object_id
         self._ioctl = iommufd.quick_ioctl()
-        # Structures that no call uses now; taken out and put back, for two threads may map at once.
-        self._spare_maps: list[bytearray] = []
-        self._spare_unmaps: list[bytearray] = []
+        # Structures for the hot path that no call uses now, as words: of all that Python has, setting those is the
+        # quickest. A call takes one out and puts it back, for two threads may map at once.
+        self._spare_fixed: list[memoryview] = []
+        self._spare_any: list[memoryview] = []
+        self._spare_unmaps: list[memoryview] = []
         iommufd.spaces.add(self)
 
     def __repr__(self) -> str:
@@ -71,26 +70,36 @@ class Ioas(Space):
         """Map memory by its address in this process; the IOVA. See `Space.map_address`."""
         if not self._open:
             self.check_open()
-        flags = (IOMMU_IOAS_MAP_WRITEABLE if writable else 0) | (IOMMU_IOAS_MAP_READABLE if readable else 0)
+        if not (writable and readable):
+            return self._map_one_way(address, length, iova, flags_of(iova, writable, readable))
+        spare = self._spare_any if iova is None else self._spare_fixed
         try:
-            command = self._spare_maps.pop()
+            command = spare.pop()
         except IndexError:
-            command = bytearray(_MAP_SIZE)
+            command = _words(iommu_ioas_map(_MAP_SIZE, flags_of(iova, True, True), self.id))
         try:
-            if iova is None:
-                _fill_map(command, 0, _MAP_SIZE, flags, self.id, 0, address, length, 0)
-                self._ioctl(IOMMU_IOAS_MAP, command)
-                (iova,) = _chosen_iova(command)
-            else:
-                flags |= IOMMU_IOAS_MAP_FIXED_IOVA
-                _fill_map(command, 0, _MAP_SIZE, flags, self.id, 0, address, length, iova)
-                self._ioctl(IOMMU_IOAS_MAP, command)
-        except struct.error:
+            command[_USER_VA] = address
+            command[_LENGTH] = length
+            if iova is not None:
+                command[_IOVA] = iova
+        except (TypeError, ValueError):
             raise _wrong(address=address, length=length, iova=iova) from None
+        try:
+            self._ioctl(IOMMU_IOAS_MAP, command)
         except OSError as error:
             raise self.iommufd.refusal(error, IOMMU_IOAS_MAP, command) from None
-        self._spare_maps.append(command)
+        if iova is None:
+            iova = command[_IOVA]
+        spare.append(command)
         return iova
+
+    def _map_one_way(self, address: int, length: int, iova: int | None, flags: int) -> int:
+        """What the device may only read, or only write."""
+        at = 0 if iova is None else whole("iova", iova)
+        where = whole("address", address), whole("length", length)
+        command = iommu_ioas_map(_MAP_SIZE, flags, self.id, 0, *where, at)
+        self.iommufd.ioctl(IOMMU_IOAS_MAP, command)
+        return command.iova
 
     def unmap(self, iova: int, length: int) -> int:
         """Remove every mapping inside a range; the bytes removed. Raises NotFound when there is none, or one is cut."""
@@ -99,16 +108,17 @@ class Ioas(Space):
         try:
             command = self._spare_unmaps.pop()
         except IndexError:
-            command = bytearray(_UNMAP_SIZE)
+            command = _words(iommu_ioas_unmap(_UNMAP_SIZE, self.id))
         try:
-            _fill_unmap(command, 0, _UNMAP_SIZE, self.id, iova, length)
-            self._ioctl(IOMMU_IOAS_UNMAP, command)
-        except struct.error:
+            command[_UNMAP_IOVA] = iova
+            command[_UNMAP_LENGTH] = length
+        except (TypeError, ValueError):
             raise _wrong(iova=iova, length=length) from None
+        try:
+            self._ioctl(IOMMU_IOAS_UNMAP, command)
         except OSError as error:
             raise self.iommufd.refusal(error, IOMMU_IOAS_UNMAP, command) from None
-        removed: int
-        (removed,) = _unmapped(command)
+        removed: int = command[_UNMAP_LENGTH]
         self._spare_unmaps.append(command)
         if self._mappings:
             self._forget_unmapped(iova, length, removed)
@@ -257,6 +267,11 @@ class Ioas(Space):
                 continue
             found = tuple(IovaRange(one.start, one.last) for one in array[: command.num_iovas])
             return found, command.out_iova_alignment
+
+
+def _words(command: Struct) -> memoryview:
+    """A copy of a structure as 64-bit words."""
+    return memoryview(bytearray(bytes(command))).cast("Q")
 
 
 def _wrong(**fields: int | None) -> Exception:

@@ -32,7 +32,7 @@ class KernelFile:
         """`path` is for messages."""
         self.fd = fd
         self.path = path
-        self.quick: Callable[[int, bytearray], int] = partial(fcntl.ioctl, fd)
+        self.quick: Callable[[int, memoryview], int] = partial(fcntl.ioctl, fd)
         """The bare call, for hot paths: raises OSError, which `refusal` explains."""
 
     def ioctl(self, caller: object, request: int, argument: int | Buffer) -> int:
