@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -94,6 +95,14 @@ def run_as_nobody(require: Callable[[str, str], NoReturn]) -> Runner:
     ).returncode:
         require("user", "an unprivileged user cannot read this checkout or its interpreter")
     return runner
+
+
+@pytest.fixture(scope="module")
+def open_directory() -> Iterator[Path]:
+    """A directory that anybody may enter; pytest's own are for the user who runs it."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture(params=["as is", "nobody"])

@@ -54,20 +54,15 @@ def run(request: pytest.FixtureRequest, require: Callable[[str, str], NoReturn])
 
 
 @pytest.fixture(scope="module")
-def static(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], NoReturn]) -> str:
+def static(open_directory: Path, require: Callable[[str, str], NoReturn]) -> str:
     """A statically linked program that lists directories."""
     if shutil.which("cc") is None:
         require("cc", "no C compiler")
-    directory = tmp_path_factory.mktemp("static")
-    directory.chmod(0o755)
-    for above in directory.parents:
-        if above.stat().st_uid == os.getuid() and above != Path("/"):
-            above.chmod(above.stat().st_mode | 0o011)
-    (directory / "list.c").write_text(STATIC)
-    built = [str(directory / "list.c"), "-o", str(directory / "list")]
+    (open_directory / "list.c").write_text(STATIC)
+    built = [str(open_directory / "list.c"), "-o", str(open_directory / "list")]
     if subprocess.run(["cc", "-static", *built], check=False, capture_output=True).returncode:
         require("cc", "no static C library")
-    return str(directory / "list")
+    return str(open_directory / "list")
 
 
 def passes(run: Runner, source: str) -> None:
