@@ -1,4 +1,4 @@
-"""``python -m bench [notify|mapping|programs|guest ...]``: measure, and print a line each with budget and verdict."""
+"""``python -m bench [notify|mapping|programs|listing|guest ...]``: measure; a line each, with budget and verdict."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bench.report import Line
 
 
 def _sections() -> dict[str, Callable[[], Iterator[Line]]]:
-    from bench import guest, mapping, notify, programs
+    from bench import guest, listing, mapping, notify, programs
 
     software = {"notify": notify.measure, "mapping": mapping.measure, "programs": programs.measure}
-    return software | {"guest": guest.measure}
+    return software | {"listing": listing.measure, "guest": guest.measure}
 
 
 @click.command()

@@ -323,6 +323,17 @@ def test_a_healthy_machine_is_not_blamed(change: Callable[[Pc], None], purpose: 
     assert DISK in diagnosis.how[0]
 
 
+def test_what_nothing_tells_is_not_blamed() -> None:
+    pc = Pc()
+    remapping_off(pc)
+    pc.remove("/sys/devices/virtual/iommu/dmar0/intel-iommu")  # an IOMMU of another make
+    diagnosis = ask(pc)
+    assert [(name, found.verdict) for name, found in diagnosis.findings if found.verdict != "ok"] == [
+        ("interrupts", "unknown")
+    ]
+    assert diagnosis.answer == "yes"
+
+
 def test_a_bridge_is_not_for_vfio() -> None:
     finding = dict(ask(Pc(), PORTS[DISK]).findings)["driver"]
     assert (finding.verdict, finding.culprit, finding.commands) == ("no", f"device {PORTS[DISK]}", ())

@@ -189,6 +189,15 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], message: 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["doctor", "bind", "unbind"])
+def test_a_shell_completes_addresses(command: str) -> None:
+    devices = sorted(os.listdir("/sys/bus/pci/devices")) if os.path.isdir("/sys/bus/pci/devices") else []
+    environment = {**os.environ, "_IOAS_COMPLETE": "bash_complete", "COMP_WORDS": f"ioas {command} ", "COMP_CWORD": "2"}
+    program = [sys.executable, "-m", "ioas"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, env=environment)
+    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == devices
+
+
 @pytest.mark.parametrize("command", ["bind", "unbind"])
 def test_binding_needs_to_know_what(command: str) -> None:
     done = ioas(command)

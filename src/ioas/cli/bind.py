@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioas.cli.complete import complete_bdf
+
 if TYPE_CHECKING:
     from ioas.inspect import Machine
     from ioas.inspect.binding import Change
@@ -18,7 +20,7 @@ _json = click.option("--json", "as_data", is_flag=True, help="Print the schema i
 
 
 @click.command()
-@click.argument("bdf", metavar="BDF", required=False)
+@click.argument("bdf", metavar="BDF", required=False, shell_complete=complete_bdf)
 @_group
 @click.option("--force", is_flag=True, help="Take it even if this machine needs it: a mounted disk, the default route.")
 @click.option("--undo", is_flag=True, help="Give back what was taken, or BDF of it, to the drivers that had it before.")
@@ -41,7 +43,7 @@ def bind(bdf: str | None, group: bool, force: bool, undo: bool, dry_run: bool, a
 
 
 @click.command()
-@click.argument("bdf", metavar="BDF")
+@click.argument("bdf", metavar="BDF", shell_complete=complete_bdf)
 @_group
 @_dry_run
 @_json

@@ -6,13 +6,14 @@ import json
 
 import click
 
+from ioas.cli.complete import complete_bdf
 from ioas.errors import UsageError
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 @click.command()
-@click.argument("bdf", metavar="BDF", required=False)
+@click.argument("bdf", metavar="BDF", required=False, shell_complete=complete_bdf)
 @click.option("--for", "purpose", type=click.Choice(["vm", "driver", "noiommu"]), default="vm", show_default=True,
               help="A virtual machine, a driver in user space, or one without an IOMMU.")  # fmt: skip
 @click.option("--memory", metavar="SIZE", help="How much memory is to be pinned, such as 8G.")

@@ -8,6 +8,8 @@ _OFF = ("intel_iommu=off", "amd_iommu=off", "iommu=off", "iommu.off=1")
 _NO_REMAPPING = ("intremap=off", "nointremap")
 _TABLES = {"DMAR": "Intel VT-d", "IVRS": "AMD-Vi"}
 _OPTIONS = {"DMAR": "INTEL_IOMMU", "IVRS": "AMD_IOMMU"}
+_REMAPPING_UNITS = ("VT-d", "AMD-Vi")
+"""IOMMUs that remap interrupts themselves, which /proc/interrupts shows as "IR-"; elsewhere others do."""
 _ACPI = "/sys/firmware/acpi/tables"
 _RELAXED = ("direct-relaxable",)
 """Regions that the kernel lets user space map over (iommufd and VFIO, 7.3: IOMMU_RESV_DIRECT_RELAXABLE)."""
@@ -85,7 +87,7 @@ def interrupts(case: Case) -> Finding | None:
     remapped = any(" IR-" in line for line in lines)
     if remapped or (case.unit.interrupt_remapping and not lines):
         return Finding("ok", "interrupts are remapped")
-    if case.unit.interrupt_remapping is None and not lines:
+    if case.unit.kind not in _REMAPPING_UNITS or (case.unit.interrupt_remapping is None and not lines):
         return Finding("unknown", "nothing tells whether interrupts are remapped")
     return _unsafe_interrupts(case)
 
