@@ -173,6 +173,21 @@ def reap(pid: int) -> int:
             return code if code >= 0 else 128 - code
 
 
+def end_everybody() -> bool:
+    """Kill what the command left behind; whether all of it ended, which a process stuck in the kernel does not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    end = time.monotonic() + DRAIN_SECONDS
+    while time.monotonic() < end:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        if not pid:
+            time.sleep(0.01)
+    return False
+
+
 def run(job: Job) -> int:
     """Run the job's command to its end and everything that it left behind; its status as a shell gives it."""
     relays, ends = [], []
@@ -189,10 +204,9 @@ def run(job: Job) -> int:
         status = reap(pid)
     for end in ends:
         os.close(end)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)  # everybody but this process: what the command left behind
-    for thread in relays:
-        thread.join(DRAIN_SECONDS)
+    everybody_ended = end_everybody()
+    for thread in relays:  # with nobody left to write it is the host that reads slowly
+        thread.join(None if everybody_ended else DRAIN_SECONDS)
     return status
 
 

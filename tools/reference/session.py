@@ -49,7 +49,7 @@ class Limits:
     """Seconds: for the command (None for no limit), until the guest is up, without a beat, for the power-off."""
 
     command: float | None = None
-    boot: float = 120
+    boot: float = 180
     silence: float = 60
     end: float = 20
 

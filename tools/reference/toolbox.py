@@ -25,6 +25,7 @@ BACKPORTS = {"bookworm": "bookworm-backports"}
 COMPILER = {"cc": "gcc", "ld": "binutils", "make": "make"}
 BUILD = {"flex": "flex", "bison": "bison", "bc": "bc", "m4": "m4"}
 LIBELF, LIBELF_PACKAGE = "/usr/include/gelf.h", "libelf-dev"
+FIRMWARE = ("usr/share/qemu", "usr/share/seabios")
 LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 
 
@@ -38,7 +39,7 @@ def qemu(say: Say) -> tuple[str, ...]:
     if installed and _has_models((installed,)):
         return (installed,)
     box = _box(["qemu-system-x86"], BACKPORTS.get(_release()), "install QEMU 8.0 or later with its igb device", say)
-    firmware = [word for path in (box / "usr/share/seabios", "/usr/share/seabios") for word in ("-L", str(path))]
+    firmware = [word for top in (box, Path("/")) for part in FIRMWARE for word in ("-L", str(top / part))]
     words = ("env", f"LD_LIBRARY_PATH={_libraries(box)}", str(box / "usr/bin" / QEMU), *firmware)
     if not _has_models(words):
         raise EnvironmentRefusal(f"the QEMU unpacked in {box} does not run; install QEMU 8.0 or later")
