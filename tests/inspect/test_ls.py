@@ -95,7 +95,17 @@ def test_the_inventory_as_json_names_its_schema() -> None:
         "unit": "dmar0",
         "vfio": "vfio0",
         "resets": ["flr", "bus"],
+        "numa_node": None,
+        "link": None,
     }
+
+
+def test_place_and_link_of_a_device_are_told() -> None:
+    pc = Pc()
+    pc.texts(pc.path(DISK), {"numa_node": "1", "current_link_speed": "8.0 GT/s PCIe", "current_link_width": "4"})
+    case = Case(pc.machine(), DISK, "driver", Wanted())
+    title = next(diagnosis_lines(case, diagnose(case))).plain
+    assert title == f"{DISK} (NVMe 8086:1234, NUMA node 1, 8.0 GT/s PCIe x4) for a driver in user space: yes"
 
 
 class Broken:

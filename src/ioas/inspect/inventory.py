@@ -38,6 +38,9 @@ class Function:
     vfio: str | None
     """The name of its VFIO device ("vfio0")."""
     resets: tuple[str, ...]
+    numa_node: int | None
+    link: str | None
+    """Speed and width of its PCI Express link now: "8.0 GT/s PCIe x4"."""
 
     @property
     def kind(self) -> str:
@@ -109,7 +112,14 @@ def function_of(device: PciDevice) -> Function:
         device.iommu,
         device.vfio_device,
         tuple(device.reset_methods),
+        device.numa_node,
+        _link(device),
     )
+
+
+def _link(device: PciDevice) -> str | None:
+    speed, width = device.text("current_link_speed"), device.text("current_link_width")
+    return f"{speed} x{width}" if speed and width else None
 
 
 def unit_of(unit: IommuUnit) -> Unit:

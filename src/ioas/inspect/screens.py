@@ -88,8 +88,11 @@ def diagnosis_lines(case: Case, diagnosis: Diagnosis) -> Iterator[Text]:
     """The answer, then every check with what it found; commands stand alone on their lines, to be copied."""
     function = case.function
     answer = "yes, with a warning" if diagnosis.answer == "yes" and diagnosis.of("warning") else diagnosis.answer
-    title = f"{function.bdf} ({function.kind} {ids(function)}) for {PURPOSES[case.purpose]}: "
-    yield Text(title, "bold").append(answer, _COLOURS[diagnosis.answer])
+    numa = None if function.numa_node is None else f"NUMA node {function.numa_node}"
+    about = ", ".join(filter(None, [f"{function.kind} {ids(function)}", numa, function.link]))
+    yield Text(f"{function.bdf} ({about}) for {PURPOSES[case.purpose]}: ", "bold").append(
+        answer, _COLOURS[diagnosis.answer]
+    )
     for name, finding in diagnosis.findings:
         yield _labelled(name, f"{finding.verdict:<8}", _COLOURS[finding.verdict]).append(finding.text)
         yield from _advice(finding)
