@@ -93,7 +93,8 @@ def package() -> Path:
 
 def forget_package() -> None:
     """Remove what `package` keeps: 170 MB that nobody needs any more."""
-    shutil.rmtree(cache.root() / "packages", ignore_errors=True)
+    for name in ("packages", "apt"):
+        shutil.rmtree(cache.root() / name, ignore_errors=True)
 
 
 def version_of(package: Path) -> str:

@@ -72,7 +72,8 @@ def _build(say: Say, *, again: bool) -> dict[str, Path]:
                 shutil.copy(work / "arch/x86/boot/bzImage", entry / "bzImage")
                 shutil.copy(work / ".config", entry / "config")
     if "IOAS_LINUX" not in os.environ:
-        shutil.rmtree(work.parent)
+        for unpacked in _home().glob("work-*/tree"):  # older options' too, whose builds were never finished
+            shutil.rmtree(unpacked.parent)
         source.forget_package()
     return {kernel: _entry(kernel, version) / "bzImage" for kernel in config.kernels()}
 
