@@ -148,6 +148,22 @@ def test_registers_stand_in_the_programs_memory(device: Device) -> None:
         region.read32(0)
 
 
+def test_a_register_is_read_by_one_load_and_written_without_being_read(host: ioas.KernelHost) -> None:
+    icr, ics, cause = 0xC0, 0xC8, 1 << 2  # of QEMU's igb: reading ICR clears it, writing ICS sets causes in it
+    with host.device(address(host, IGB)) as device:
+        device.space()
+        region = device.bar(0)
+        region.read32(icr)
+        assert region.mapped
+        for _ in range(3):
+            region.write32(ics, cause)
+            assert region.read32(icr) & cause
+            assert not region.read32(icr) & cause
+            region.write32(ics, cause)
+            region.write32(icr, 0)
+            assert region.read32(icr) & cause
+
+
 @pytest.mark.parametrize("offset", [-4, 1 << 20, (1 << 20) - 2, 1 << 70])
 def test_offsets_outside_a_region_are_refused(device: Device, offset: int) -> None:
     region = device.bar(0)

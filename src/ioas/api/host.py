@@ -15,9 +15,6 @@ from ioas.sysfs import PciDevice, Sysfs
 
 Way = Literal["cdev", "group"]
 
-_VFIO_DRIVERS = ("vfio-pci",)
-"""Where sysfs does not tell of VFIO devices (before Linux 6.1)."""
-
 
 class BaseHost:
     """/dev/iommu and VFIO devices of one machine; `SoftHost` and `KernelHost` are the two. A context manager."""
@@ -76,14 +73,13 @@ class BaseHost:
             raise error from None
 
     def _check_driver(self, found: PciDevice) -> None:
-        if found.vfio_device is None and found.driver not in _VFIO_DRIVERS:
+        if not _is_vfios(found):
             held = f"is held by driver {found.driver}" if found.driver is not None else "has no driver"
             raise UsageError(f"{found.bdf} {held}: it has to be bound to vfio-pci")
 
     def devices(self) -> list[str]:
         """The BDFs that `device` opens, in order."""
-        found = self.sysfs.devices()
-        return [one.bdf for one in found if one.vfio_device is not None or one.driver in _VFIO_DRIVERS]
+        return [one.bdf for one in self.sysfs.devices() if _is_vfios(one)]
 
     def close(self) -> None:
         """Close every file. Idempotent."""
@@ -94,6 +90,11 @@ class BaseHost:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _is_vfios(found: PciDevice) -> bool:
+    """Whether a VFIO driver has it; before Linux 6.1 only the driver's name tells (vfio-pci, mlx5-vfio-pci)."""
+    return found.vfio_device is not None or "vfio" in (found.driver or "")
 
 
 def _by_cdev(session: Session, found: PciDevice) -> Device:
