@@ -162,7 +162,7 @@ def _hot_reset_info(world: World) -> Step:
 
 
 def _feature(world: World) -> Step:
-    """Probing and getting. What low power does, the guest's kernel does not show: it has no runtime power management."""
+    """Probing and getting. What low power does, the guest's kernel does not show: it has no power management."""
     flags = world.choose((3, 4, 5, 0, 9)) | world.choose((1 << 16, 1 << 18, 1 << 18 | 1 << 17))
     return world.call(_DEVICE, "FEATURE", flags=flags)
 
