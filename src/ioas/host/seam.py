@@ -145,7 +145,7 @@ class Pin(Protocol):
 
     @property
     def how(self) -> str:
-        """How it is held: "buffer", "shared file" or "address" (which then follows the address, not the page)."""
+        """How it is held: "buffer", "shared file", "io_uring" or "address" (it follows the address, not the page)."""
         ...
 
     def release(self) -> None:
