@@ -30,23 +30,23 @@ class Campaign:
     def __init__(self, linux: Host, supervised: Host, in_process: Host) -> None:
         self.linux = linux
         self.in_process = in_process
-        self._ours = (supervised, in_process)
+        self._ours = ((supervised, hosts.runs_supervised), (in_process, hosts.runs_in_process))
         self.reached = Reached()
         self.calls: Counter[str] = Counter()
         self.found: dict[tuple[str, ...], Difference] = {}
 
     def carry_out(self, batch: Sequence[Script]) -> None:
         """Run a batch everywhere, and reduce what differs in a way that is new."""
-        parts = [batch, [script for script in batch if hosts.runs_in_process(script)]]
         self.linux.ask(batch)
-        for host, part in zip(self._ours, parts, strict=True):
-            host.ask(part)
-        ours = [host.answers() for host in self._ours]
+        for host, takes in self._ours:
+            host.ask([script for script in batch if takes(script)])
+        ours = [host.answers() for host, _ in self._ours]
         linux = self._answers_of_linux(batch)
         self.reached.add(batch, linux)
         self.calls[self.linux.name] += sum(map(scripts.calls, batch))
-        by_kind = [linux, [lines for script, lines in zip(batch, linux, strict=True) if hosts.runs_in_process(script)]]
-        for host, part, answers, expected in zip(self._ours, parts, ours, by_kind, strict=True):
+        for (host, takes), answers in zip(self._ours, ours, strict=True):
+            asked = [(script, lines) for script, lines in zip(batch, linux, strict=True) if takes(script)]
+            part, expected = [script for script, _ in asked], [lines for _, lines in asked]
             self.calls[host.name] += sum(map(scripts.calls, part))
             self._compare(host, part, answers, expected)
 

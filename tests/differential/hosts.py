@@ -33,6 +33,11 @@ def runs_in_process(script: Script) -> bool:
     return script["kind"] in _IN_PROCESS and script["limit"] is None
 
 
+def runs_supervised(script: Script) -> bool:
+    """Whether an `ioas run` of ours can answer: who is not root needs to be given the capability that limits end at."""
+    return script["limit"] is None or os.getuid() == 0
+
+
 class HostError(Exception):
     """A host ended, or did not answer in time; the message says which, and what it printed."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import NoReturn
@@ -41,6 +40,6 @@ def test_under_ioas_run(name: str, started: Callable[[str], Host], require: Call
     for finding in check_environment():
         if finding.verdict == "missing" or (finding.name in _PINNING and finding.verdict != "ok"):
             require("run", f"{finding.name}: {finding.text}")
-    if script["limit"] is not None and os.getuid():
+    if not hosts.runs_supervised(script):
         require("root", "who has to be given CAP_IPC_LOCK has it beyond every limit")
     assert started("under ioas run").run([script]) == [FOUND[name].linux]
