@@ -1,0 +1,35 @@
+"""What a load or store on a mapped BAR costs when it is trapped, and what a mapped BAR costs who does not touch it."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import commands
+from bench.report import Line
+
+TRAP_US = 15
+COMPUTE_PERCENT = 2
+ROUNDS = 5
+_RUN = (*commands.IOAS_RUN[:-1], "--mmio", "trap", "--")
+
+
+def measure() -> Iterator[Line]:
+    """Trapped loads and stores, alone and from two threads at once; a computation beside a mapped BAR."""
+    with tempfile.TemporaryDirectory() as directory:
+        client = commands.compiled("mmio_client", Path(directory))
+        figures = _figures([*_RUN, *client])
+        native = statistics.median(_figures([*client, "other"])["compute"] for _ in range(ROUNDS))
+        mapped = statistics.median(_figures([*_RUN, *client, "mapped"])["compute"] for _ in range(ROUNDS))
+    yield Line("trapped load of 4 bytes from a mapped BAR", figures["load"], "us", TRAP_US)
+    yield Line("trapped store of 4 bytes", figures["store"], "us", TRAP_US)
+    yield Line("trapped load, from two threads at once, unpinned", figures["load_two"], "us", TRAP_US)
+    yield Line("trapped store, from two threads at once, unpinned", figures["store_two"], "us", TRAP_US)
+    yield Line("computing with a BAR mapped, over native", 100 * (mapped / native - 1), "%", COMPUTE_PERCENT)
+
+
+def _figures(command: list[str]) -> dict[str, float]:
+    """The client's "name nanoseconds" lines, in microseconds."""
+    return {name: int(value) / 1000 for name, value in map(str.split, commands.output(command).splitlines())}
