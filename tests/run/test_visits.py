@@ -64,6 +64,67 @@ assert done.returncode == 0, done
     )
 
 
+def test_a_process_that_is_traced_for_its_mapped_bars_pins_memory_all_the_same(run_as_anyone: Runner) -> None:
+    passes(
+        run_as_anyone,
+        """
+import threading
+bar = mmap.mmap(machine.device, 4096)
+register = memoryview(bar).cast("I")
+assert register[0] == 0x010000ED
+assert not any(line.endswith("\\t0\\n") for line in open("/proc/self/status") if line.startswith("TracerPid"))
+def work():
+    for turn in range(10):
+        memory = private()
+        machine.map(address_of(memory), 4096, iova=iovas.pop())
+        assert register[0] == 0x010000ED
+iovas = [0x2000000 + page * 4096 for page in range(40)]
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not iovas
+child = os.fork()
+memory = private()
+memory[:4] = b"kid!" if child == 0 else b"held"
+machine.map(address_of(memory), 4096, iova=0x1000000 if child else 0x1100000)
+if child == 0:
+    os._exit(machine.read(4, iova=0x1100000) != b"kid!")
+assert os.waitpid(child, 0)[1] == 0
+assert machine.read(4, iova=0x1000000) == b"held"
+""",
+        "--strict",
+        "--mmio",
+        "trap",
+    )
+
+
+def test_a_thread_is_known_anew_after_it_has_executed_a_program(run_as_anyone: Runner) -> None:
+    """What it has registered before is gone: so has, in the kernel, all that io_uring knows of it."""
+    passes(
+        run_as_anyone,
+        """
+for fd in (0, machine.iommufd, machine.device):
+    os.set_inheritable(fd, True)
+memory = private()
+machine.map(address_of(memory), 4096)
+memory[:4] = b"held"
+again = f'''
+import sys
+sys.path.insert(0, {sys.path[0]!r})
+from edu import *
+machine = object.__new__(Machine)
+machine.iommufd, machine.device, machine.ioas = {machine.iommufd}, {machine.device}, {machine.ioas}
+memory = private(); memory[:4] = b"anew"
+machine.map(address_of(memory), 4096, iova=0x1000000)
+assert machine.read(4, iova=0x1000000) == b"anew"
+assert machine.read(4) == b"held"
+'''
+os.execv(sys.executable, [sys.executable, "-c", again])
+""",
+        "--strict",
+    )
+
+
 def test_descriptors_and_areas_and_tracer_are_what_they_were(run_as_anyone: Runner) -> None:
     passes(
         run_as_anyone,
