@@ -79,7 +79,8 @@ class GuestRun:
         limit = str(TEST_SECONDS * (len(self._names) + 1))
         tool = [sys.executable, "-m", "tools.reference", "run", "--variant", self._variant, "--timeout", limit, "--"]
         inner = ["python", "-m", "pytest", "-p", "no:cacheprovider", *self._names]
-        environment = {**os.environ, REPORTS: "3", "IOAS_REQUIRE": "kernel"}
+        lanes = f"kernel,{os.environ.get('IOAS_REQUIRE', '')}"
+        environment = {**os.environ, REPORTS: "3", "IOAS_REQUIRE": lanes}
         self._log = os.fdopen(os.memfd_create("log"), "w+")  # a pipe would fill while nobody reads it
         return subprocess.Popen(
             [*tool, "sh", "-c", SHELL, "sh", *inner],
