@@ -184,8 +184,24 @@ def _destroy(world: World) -> Step:
     return world.call(_FILE, "DESTROY", id=world.id(*kinds))
 
 
+def _dma_buf(world: World) -> Step:
+    length = world.choose((PAGE, 4 * PAGE, 16 * PAGE, 0, 5))
+    return world.call(_FILE, "DMABUF_GET", op=22, length=length, open_flags=world.choose((2, 2, 0)))
+
+
+def _map_dma_buf(world: World) -> Step:
+    place = {"start": world.choose((0, 0, PAGE, 2048)), "length": world.length(4), "iova": world.iova()}
+    fields = {"ioas_id": world.id("ioas"), "flags": world.flags(), "fd": ["dmabuf", world.number(0, 1)]}
+    return world.call(_FILE, "MAP_FILE", **fields, **place)
+
+
+def _revoke(world: World) -> Step:
+    fd = ["dmabuf", world.number(0, 1)] if world.percent(90) else world.choose((["memfd", 0], 998))
+    return world.call(_FILE, "DMABUF_REVOKE", op=23, dmabuf_fd=fd, revoked=world.choose((1, 1, 0)))
+
+
 def _close(world: World) -> Step:
-    return [0, "close", "events", world.number(0, 2)]
+    return [0, "close", world.choose(("events", "dmabuf")), world.number(0, 2)]
 
 
 def weighted(world: World) -> list[tuple[int, Make]]:
@@ -213,5 +229,8 @@ def weighted(world: World) -> list[tuple[int, Make]]:
         (3, _queue),
         (3, _trigger_event),
         (5, _destroy),
-        (1, _close),
+        (3, _dma_buf),
+        (5, _map_dma_buf),
+        (2, _revoke),
+        (2, _close),
     ]

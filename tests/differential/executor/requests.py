@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from executor.world import World
 
 SHAPES = {name: shape for name, shape in vars(shapes).items() if isinstance(shape, Shape)}
-_FILES = ("iommufd", "vfio", "memfd", "eventfd", "access")
+_FILES = ("iommufd", "vfio", "memfd", "eventfd", "access", "dmabuf")
 _MADE = {
     shapes.IOAS_ALLOC: {"out_ioas_id": "ioas"},
     shapes.HWPT_ALLOC: {"out_hwpt_id": "table"},
@@ -81,10 +81,15 @@ def _call(
     data = how.get("size", int.from_bytes(data[:4], "little")).to_bytes(4, "little") + data[4:]
     place, data = _place(data, how)
     world.do(who, "store", place, data)
+    # 7.3.4 says 0 instead of the DMA-BUF's descriptor (docs/findings.md).
+    free = world.do(who, "free_descriptor") if shape is shapes.DMABUF_GET else NO_FILE
     result = world.do(who, "ioctl", file.fd if file else NO_FILE, shape.request, place)
     after = world.do(who, "load", place, len(data))
     after = after if isinstance(after, bytes) else data
     old, new = (shape.unpack(each.ljust(shape.size, b"\0")) for each in (data, after))
+    if shape is shapes.DMABUF_GET and result >= 0:
+        world.files.add(OpenFile("dmabuf", result or free, {who}))
+        result = 0
     if result >= 0:
         _remember(world, who, file, shape, context, old, new)
     tail = ["and bytes behind"] if after[shape.size :] != data[shape.size :] else []

@@ -92,6 +92,12 @@ class System:
         """write(2)."""
         return _attempt(os.write, fd, data)
 
+    def free_descriptor(self) -> int:
+        """The number that the next descriptor will have."""
+        free = os.dup(self._sink)
+        os.close(free)
+        return free
+
     # -- memory; through files, for a store that is refused must not end the program
 
     def store(self, address: int, data: bytes) -> int:
