@@ -29,7 +29,7 @@ import click
 @click.option(
     "--mmio",
     type=click.Choice(["trap", "rw"]),
-    default="rw",
+    default="trap",
     show_default=True,
     help="How programs reach BARs: mapped, each load and store trapped; or by read and write alone (docs/mmio.md).",
 )

@@ -65,7 +65,7 @@ class Options:
     summary: bool = False
     namespace: bool = True
     with_real: bool = False
-    mmio: Mode = "rw"
+    mmio: Mode = "trap"
 
 
 class Supervisor:

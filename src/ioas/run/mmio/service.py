@@ -49,8 +49,8 @@ class Mmio:
             self._traps.trace(process)
         except Traced as error:
             reason = (
-                f"process {process} is traced by process {error} already (a debugger, strace), and loads and stores "
-                "on mapped BARs are served by tracing; `ioas run --mmio rw` offers BARs without the MMAP flag"
+                f"process {process} {error}, and loads and stores on mapped BARs are served by tracing; "
+                "`ioas run --mmio rw` offers BARs without the MMAP flag"
             )
         except Busy:
             reason = "the tracer does not answer"

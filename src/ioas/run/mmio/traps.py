@@ -34,7 +34,7 @@ _EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC = 1, 2, 3, 4
 
 
 class Traced(Exception):  # noqa: N818 - a state, not an error
-    """A process cannot be traced: something else traces it, or it may not be."""
+    """A process cannot be traced; the text says why, for "process N ..."."""
 
 
 class Traps:
@@ -74,7 +74,7 @@ class Traps:
                     continue
                 except PermissionError as error:
                     if thread in _threads(process):
-                        raise Traced(str(_tracer_of(thread))) from error
+                        raise Traced(_why_not(thread)) from error
 
     def handle(self, stop: Stop) -> None:
         """A thread has stopped: see to it, and let it go on."""
@@ -156,9 +156,10 @@ def _process_of(thread: int) -> int:
     return _status(thread, "Tgid:")
 
 
-def _tracer_of(thread: int) -> int:
-    """Who traces a thread, 0 for nobody."""
+def _why_not(thread: int) -> str:
+    """Why a thread cannot be seized: another traces it, or nobody may."""
     try:
-        return _status(thread, "TracerPid:")
+        other = _status(thread, "TracerPid:")
     except OSError:
-        return 0
+        other = 0
+    return f"is traced by process {other} already (a debugger, strace)" if other else "may not be traced (ptrace)"
