@@ -1,0 +1,75 @@
+"""An unmodified QEMU passes our edu through to its machine: its accesses to the guest's BAR reach the device model.
+
+The guest's processor stands still (-S): the test makes the port and memory accesses, and QEMU carries those to the BAR
+out on its mapping of ours.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import pytest
+
+from tests.run.conftest import Runner
+
+QEMU = "qemu-system-x86_64"
+SLOT, BAR = 3 << 11, 0xE0000000
+MEMORY_AND_MASTER = 6
+
+
+class Guest:
+    """The machine's ports and memory, by QEMU's qtest protocol (docs/devel/testing/qtest.rst)."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def ask(self, *words: str | int) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        line = " ".join(hex(word) if isinstance(word, int) else word for word in words)
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = next((each for each in self.process.stdout if each.startswith(("OK", "FAIL"))), "the end")
+        assert answer.startswith("OK"), f"{line}: {answer}"
+        return int(answer.split()[1], 16) if len(answer.split()) > 1 else 0
+
+    def config_read(self, offset: int) -> int:
+        self.ask("outl", 0xCF8, 0x80000000 | SLOT | offset)
+        return self.ask("inl", 0xCFC)
+
+    def config_write(self, offset: int, value: int) -> None:
+        self.ask("outl", 0xCF8, 0x80000000 | SLOT | offset)
+        self.ask("outl", 0xCFC, value)
+
+
+@pytest.fixture(params=["", ",x-no-mmap=on"], ids=["mapped", "x-no-mmap"])
+def guest(request: pytest.FixtureRequest, run: Runner, require: Callable[[str, str], NoReturn]) -> Iterator[Guest]:
+    if shutil.which(QEMU) is None:
+        require("qemu", f"no {QEMU}")
+    device = f"vfio-pci,host=0000:01:00.0,iommufd=i,addr=03.0{request.param}"
+    command = [QEMU, "-machine", "q35", "-accel", "tcg", "-S", "-display", "none", "-qtest", "stdio", "-nodefaults"]
+    command += ["-m", "64", "-object", "iommufd,id=i", "-device", device]
+    process = subprocess.Popen(
+        run.command(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with process:
+        try:
+            yield Guest(process)
+        finally:
+            process.terminate()
+
+
+def test_the_guests_loads_and_stores_reach_the_model(guest: Guest) -> None:
+    assert guest.config_read(0) == 0x11E81234
+    guest.config_write(0x10, BAR)
+    guest.config_write(0x04, MEMORY_AND_MASTER)
+    assert guest.ask("readl", BAR) == 0x010000ED
+    guest.ask("writel", BAR + 4, 0x12345678)
+    assert guest.ask("readl", BAR + 4) == 0xEDCBA987
+    guest.ask("writel", BAR + 8, 10)
+    while guest.ask("readl", BAR + 0x20) & 1:
+        pass
+    assert guest.ask("readl", BAR + 8) == 3628800
