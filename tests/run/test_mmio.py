@@ -248,6 +248,7 @@ for _ in range(5):
 print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
 print(subprocess.run(["true"]).returncode, subprocess.run(["sh", "-c", "kill -SEGV $$"]).returncode)
 print(hex(word(bar + 4).value))
+sys.stdout.flush()
 os.execv("/bin/echo", ["echo", "executed"])
 """
     done = trapped(run, source)
