@@ -1,4 +1,4 @@
-"""Mapped BARs on the machine's side: what may be mapped, what loads and stores do, how long a mapping is a reference."""
+"""Mapped BARs on the machine's side: what may be mapped, what loads and stores do, what keeps a device open."""
 
 from __future__ import annotations
 

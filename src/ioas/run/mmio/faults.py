@@ -48,7 +48,8 @@ class Faults:
             ptrace.resume(thread, number)
             return
         try:
-            self._actions.find(cpu.code(LONGEST))(cpu, bus, address)
+            code = os.pread(space.memory, LONGEST, quick.words[RIP])
+            self._actions.find(code)(cpu, bus, address)
         except (NotEmulated, Silent, MemoryFault, StepFault) as error:
             self._deliver(number, error)
             return

@@ -115,7 +115,8 @@ class VfioDevice:
 
         Follows vfio_pci_vmf_insert_pfn (7.3): memory decoding is on, and the program has not asked for low power.
         """
-        return self.memory_enabled and not self.power.engaged
+        power, config = self.power, self._config
+        return power.state < 3 and not power.engaged and config is not None and bool(config.command & COMMAND_MEMORY)
 
     def allow_mmap(self) -> None:
         """Give BARs the MMAP flag: whoever opens the device can serve loads and stores."""
