@@ -48,8 +48,8 @@ class Faults:
             ptrace.resume(thread, number)
             return
         try:
-            code = os.pread(space.memory, LONGEST, quick.words[RIP])
-            self._actions.find(code)(cpu, bus, address)
+            instruction = os.pread(space.memory, LONGEST, quick.words[RIP])
+            self._actions.find(instruction)(cpu, bus, address)
         except (NotEmulated, Silent, MemoryFault, StepFault) as error:
             self._deliver(number, error)
             return
