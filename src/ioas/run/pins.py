@@ -24,8 +24,9 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 from errno import EFAULT, EOPNOTSUPP
+from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, Extent
@@ -35,6 +36,9 @@ from ioas.run.memory import AddressBacking, Space
 from ioas.run.shared import HeldPin, Holder, SharedFile, SharedFiles
 from ioas.run.uring import LARGEST
 from ioas.run.visit import Unavailable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 ByAddress = Callable[[int, Vma, str], None]
 """Told the process, each area of which pages have been pinned by address, and why they were not pinned otherwise."""
@@ -111,7 +115,9 @@ class Pinner:
             if vma.inode:
                 _check_file_area(space, vma, low, high)
             self._accept_address(space, vma, low, str(error))
-            return (Extent(space.backing, low >> PAGE_SHIFT, (high - low) >> PAGE_SHIFT, page_order(vma)),)
+            of, page = _identity(space, vma, low)
+            backing = FileAtAddress(space.backing, of.key, low - (page << PAGE_SHIFT)) if of.certain else space.backing
+            return (Extent(backing, page, (high - low) >> PAGE_SHIFT, page_order(vma)),)
 
     def _registered(self, space: Space, vma: Vma, low: int, high: int, holders: list[Holder]) -> Iterable[Extent]:
         """The same, pinned by io_uring. Raises Unavailable, with nothing added."""
@@ -178,6 +184,24 @@ class Pinner:
         return None
 
 
+class FileAtAddress:
+    """Pages of a file that are reached at their address (implements `ioas.host.Backing`), but known by the file."""
+
+    def __init__(self, space: AddressBacking, key: Hashable, shift: int) -> None:
+        """`shift`: from an offset in the file to the address."""
+        self.key = key
+        self._space = space
+        self._shift = shift
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As `AddressBacking.read`."""
+        return self._space.read(offset + self._shift, length)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """As `AddressBacking.write`."""
+        self._space.write(offset + self._shift, data)
+
+
 def may_use_map_files() -> bool:
     """Whether /proc/PID/map_files can be followed, tried on ourselves."""
     try:
@@ -205,7 +229,7 @@ def _how(extents: Iterable[Extent]) -> str:
     kinds = {type(extent.backing) for extent in extents}
     if kinds == {SharedFile}:
         return "shared file"
-    return "address" if AddressBacking in kinds else "io_uring"
+    return "address" if kinds & {AddressBacking, FileAtAddress} else "io_uring"
 
 
 def _identity(space: Space, vma: Vma, address: int) -> tuple[Memory, int]:
