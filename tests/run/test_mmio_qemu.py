@@ -6,16 +6,16 @@ out on its mapping of ours.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import pytest
 
+from ioas.errors import EnvironmentRefusal
 from tests.run.conftest import Runner
+from tools.reference import kernels, toolbox
 
-QEMU = "qemu-system-x86_64"
 SLOT, BAR = 3 << 11, 0xE0000000
 MEMORY_AND_MASTER = 6
 
@@ -45,12 +45,21 @@ class Guest:
         self.ask("outl", 0xCFC, value)
 
 
+@pytest.fixture(scope="module")
+def qemu(require: Callable[[str, str], NoReturn]) -> tuple[str, ...]:
+    """The words that start QEMU: the reference guest's (lane kernel)."""
+    if kernels.found("default") is None:
+        require("kernel", "the guest's kernels are not built, and QEMU comes with them; see `make reference`")
+    try:
+        return toolbox.qemu(lambda _: None)
+    except EnvironmentRefusal as refusal:
+        return require("kernel", str(refusal))
+
+
 @pytest.fixture(params=["", ",x-no-mmap=on"], ids=["mapped", "x-no-mmap"])
-def guest(request: pytest.FixtureRequest, run: Runner, require: Callable[[str, str], NoReturn]) -> Iterator[Guest]:
-    if shutil.which(QEMU) is None:
-        require("qemu", f"no {QEMU}")
+def guest(request: pytest.FixtureRequest, run: Runner, qemu: tuple[str, ...]) -> Iterator[Guest]:
     device = f"vfio-pci,host=0000:01:00.0,iommufd=i,addr=03.0{request.param}"
-    command = [QEMU, "-machine", "q35", "-accel", "tcg", "-S", "-display", "none", "-qtest", "stdio", "-nodefaults"]
+    command = [*qemu, "-machine", "q35", "-accel", "tcg", "-S", "-display", "none", "-qtest", "stdio", "-nodefaults"]
     command += ["-m", "64", "-object", "iommufd,id=i", "-device", device]
     process = subprocess.Popen(
         run.command(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -17,6 +17,7 @@ LANES = {
     "uapi": "the 7.3 uAPI headers: a fetched linux-libc-dev, or IOAS_LINUX",
     "conformance": "the kernel's selftests, fetched and built by `make conformance`",
     "run": "seccomp user notification, which `ioas run` stands on",
+    "namespace": "a mount namespace of one's own, which containers may refuse",
     "kernel": "the reference guest, which `make reference` builds: the real kernel under QEMU",
     "root": "root, for what only a privileged supervisor can do",
     "user": "root, to become an unprivileged user for a test",
