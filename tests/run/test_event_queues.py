@@ -36,6 +36,8 @@ FAULTS = """
         assert ready.poll(0) == [], group
         test(15, 0, device, 0, group, 3, 0xDEAD0000, 0)
         assert ready.poll(1000), group
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.read(faults, ctypes.c_void_p(1 << 46), 40) == -1 and ctypes.get_errno() == 14
         fault = struct.unpack("=6IQ2I", os.read(faults, 40))
         assert fault[1] == device and fault[3] == group and fault[6] == 0xDEAD0000, fault
         assert os.write(faults, struct.pack("=2I", fault[8], 0)) == 8

@@ -5,12 +5,15 @@ from __future__ import annotations
 import mmap
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import ioas
 from ioas.api import Device, FaultQueue, Ioas, Iommufd
+from ioas.devices import edu
 from ioas.errors import NoDevice
+from ioas.soft.iommufd import Device as BoundDevice
 from ioas.uapi.iommufd import IOMMU_PGFAULT_PERM_READ, IOMMU_PGFAULT_PERM_WRITE
 
 BDF = "0000:01:00.0"
@@ -118,6 +121,29 @@ def test_detaching_answers_for_the_program(driver: Driver) -> None:
     driver.device.detach()
     until(lambda: not driver.busy)
     assert [record.reason for record in driver.host.faults()] == ["blocked"]
+
+
+@pytest.mark.timeout(60)
+def test_requests_and_closing_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request takes the machine's lock, and closing takes the device's: never one under the other."""
+    request = BoundDevice.request_page
+
+    def slow(self: BoundDevice, *arguments: Any) -> bool:
+        time.sleep(0.003)
+        return request(self, *arguments)
+
+    monkeypatch.setattr(BoundDevice, "request_page", slow)
+    monkeypatch.setattr(edu, "DMA_DELAY", 0.0)
+    with ioas.SoftHost(devices=["edu,pri=true"]) as host:
+        for round_ in range(40):
+            with host.iommufd() as iommufd, host.device(BDF) as device:
+                driver = Driver(host, iommufd, device)
+                device.attach(driver.table)
+                driver.start(IOVA, 0)
+                time.sleep(round_ / 10_000)
+                device.close()
+                driver.table.close()
+                driver.queue.close()
 
 
 def test_a_device_that_asks_for_nothing_gets_no_table_with_a_queue() -> None:

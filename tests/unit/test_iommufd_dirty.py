@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 
 from ioas.errors import InvalidArgument, NotSupported
@@ -123,6 +126,40 @@ def test_a_table_that_was_not_made_for_it_does_not_track() -> None:
         tracked.track()
     with pytest.raises(InvalidArgument):
         tracked.write(0)
+
+
+def test_tracking_is_on_only_when_nobody_writes_untracked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transfer that has begun before may land until then, and is no news afterwards."""
+    system = System()
+    unit = amd_unit(system)
+    requester = Requester(system, "0000:01:00.0", unit, system.add_group())
+    iommufd = Iommufd(system)
+    ioas = iommufd.alloc()
+    device = Device.bind(iommufd.context, requester)
+    table = iommufd.hwpt(device.id, ioas, uapi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
+    device.attach(table)
+    iommufd.map(ioas, iommufd.caller.memory.map(1), PAGE, 0x100000)
+    under_way, go_on = threading.Event(), threading.Event()
+    scatter = system.memory.scatter
+
+    def slow(*arguments: Any) -> None:
+        under_way.set()
+        go_on.wait(10)
+        scatter(*arguments)
+
+    monkeypatch.setattr(system.memory, "scatter", slow)
+    writer = threading.Thread(target=requester.dma.write, args=(0x100000, b"late"))
+    writer.start()
+    assert under_way.wait(10)
+    command = uapi.iommu_hwpt_set_dirty_tracking(hwpt_id=table, flags=1)
+    tracker = threading.Thread(target=iommufd.call, args=(uapi.IOMMU_HWPT_SET_DIRTY_TRACKING, command))
+    tracker.start()
+    tracker.join(0.2)
+    assert tracker.is_alive(), "it waits for the transfer"
+    go_on.set()
+    tracker.join(10)
+    writer.join(10)
+    assert not tracker.is_alive()
 
 
 def test_what_a_device_writes_by_dma_is_dirty_and_what_it_reads_is_not() -> None:

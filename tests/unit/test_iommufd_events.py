@@ -288,3 +288,18 @@ def test_hardware_queues_stand_upon_each_other_and_lock_their_pages() -> None:
     iommufd.destroy(second)
     iommufd.destroy(first)
     assert iommufd.unmap(virtual.ioas, MOCK, 4 * PAGE) == 4 * PAGE
+
+
+def test_what_could_not_be_delivered_is_read_again_in_order() -> None:
+    virtual = Virtual(depth=2)
+    virtual.trigger(4)
+    events = virtual.read_events()
+    virtual.events.restore()  # type: ignore[attr-defined]
+    assert virtual.read_events() == events == [(0, VIRTUAL_ID), (1, VIRTUAL_ID), (3, -1)]
+    for group in range(3):
+        virtual.fault(group)
+    assert [fault.grpid for fault in virtual.read(2 * FAULT)] == [0, 1]
+    virtual.file.restore()  # type: ignore[attr-defined]
+    again = virtual.read(3 * FAULT)
+    assert [fault.grpid for fault in again] == [0, 1, 2]
+    assert sorted(fault.cookie for fault in again) == [1, 2, 3]

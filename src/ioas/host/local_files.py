@@ -16,6 +16,7 @@ from errno import EBADF, EBADFD, EINVAL, EMFILE, ENFILE
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
+from ioas.host.readiness import Readiness
 from ioas.host.seam import PAGE_SHIFT, EventSource, Pin
 
 if TYPE_CHECKING:
@@ -30,27 +31,14 @@ _fcntl = ctypes.CDLL(None, use_errno=True).fcntl
 class _Installed:
     """A file of the host with descriptors in this process."""
 
-    __slots__ = ("_readable", "file", "inode", "owned", "peer")
+    __slots__ = ("file", "inode", "owned", "peer", "readiness")
 
     def __init__(self, file: File, inode: int, peer: int) -> None:
         self.file = file
         self.inode = inode
         self.peer = peer
         self.owned = False
-        self._readable = False
-
-    def ready(self) -> None:
-        """Let the program's end poll as readable."""
-        if not self._readable:
-            self._readable = True
-            os.write(self.peer, b"\0")
-
-    def settle(self, caller: Caller, fd: int) -> None:
-        """Let `fd`, which was read from, poll as readable only if there is more to read."""
-        if self._readable and not self.file.poll(caller) & select.POLLIN:
-            self._readable = False
-            with socket.socket(fileno=os.dup(fd)) as end:
-                end.recv(1, socket.MSG_DONTWAIT)
+        self.readiness = Readiness(file, peer)
 
 
 class LocalFiles:
@@ -76,9 +64,9 @@ class LocalFiles:
             end.set_inheritable(not cloexec)
             installed = _Installed(file, os.fstat(end.fileno()).st_ino, peer.fileno())
             if isinstance(file, EventSource):
-                file.watch(installed.ready)
+                file.watch(installed.readiness.ready)
             elif file.poll(caller) & select.POLLIN:
-                installed.ready()  # never taken out: readable for ever, as files without a poll operation are
+                installed.readiness.ready()  # never taken out: readable for ever, as files without a poll operation are
             with self._lock:
                 self._hangups.register(installed.peer, 0)
                 self._by_inode[installed.inode] = self._by_peer[installed.peer] = installed
@@ -98,8 +86,8 @@ class LocalFiles:
     def settle(self, caller: Caller, fd: int) -> None:
         """To be called after reading from a file whose readiness changes."""
         installed = self._by_inode.get(_inode(fd))
-        if installed is not None:
-            installed.settle(caller, fd)
+        if installed is not None and isinstance(installed.file, EventSource):
+            installed.readiness.settle(caller, lambda: os.dup(fd))
 
     def adopt(self, fd: int) -> None:
         """Promise that `fd` will be closed by `close`, which spares the calls in between a sweep."""
@@ -150,6 +138,7 @@ class LocalFiles:
         del self._by_inode[installed.inode]
         self.loose -= not installed.owned
         self._hangups.unregister(peer)
+        installed.readiness.close()
         os.close(peer)
         return installed.file
 

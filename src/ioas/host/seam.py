@@ -100,6 +100,10 @@ class EventSource(Protocol):
         """Let `ready` be called whenever something arrives to be read; it must not call back into the machine."""
         ...
 
+    def restore(self) -> None:
+        """What the last read gave could not be delivered: put it back, to be read again."""
+        ...
+
 
 class Backing(Protocol):
     """Memory with an identity: a shared file, a registered buffer, or an address space by address.

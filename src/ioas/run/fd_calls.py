@@ -123,7 +123,7 @@ def _read(caller: ProcessCaller, given: Given, vectors: list[tuple[int, int]], o
         try:
             data = given.file.read(caller, min(length, _MOST_AT_ONCE), None if offset is None else offset + done)
             if data:
-                caller.memory.write(address, data)
+                _deliver(caller, given, address, data)
         except KernelError:
             if done:
                 break  # what was moved is the answer
@@ -132,6 +132,15 @@ def _read(caller: ProcessCaller, given: Given, vectors: list[tuple[int, int]], o
         if len(data) < length:
             break
     return done
+
+
+def _deliver(caller: ProcessCaller, given: Given, address: int, data: bytes) -> None:
+    try:
+        caller.memory.write(address, data)
+    except KernelError:
+        if isinstance(given.file, EventSource):
+            given.file.restore()
+        raise
 
 
 def _write(caller: ProcessCaller, given: Given, vectors: list[tuple[int, int]], offset: int | None) -> int:

@@ -21,6 +21,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 from ioas.host import Caller, EventSource, File
+from ioas.host.readiness import Readiness
 from ioas.run.mmio.memory_files import MemoryFiles
 
 _AT_ONCE = 64
@@ -29,7 +30,7 @@ _AT_ONCE = 64
 class Given:
     """A file that some program has open."""
 
-    __slots__ = ("_readable", "end", "file", "link", "path")
+    __slots__ = ("_readiness", "end", "file", "link", "path")
 
     def __init__(self, file: File, path: str, end: int, link: str) -> None:
         """`path`: the node that was opened, empty for files that a call made; `end`: our end of the pair."""
@@ -37,26 +38,21 @@ class Given:
         self.path = path
         self.end = end
         self.link = link
-        self._readable = False
+        self._readiness: Readiness | None = None
         if isinstance(file, EventSource):
-            file.watch(self._ready)
-
-    def _ready(self) -> None:
-        """Something arrived: let the program's end poll as readable."""
-        if not self._readable:
-            self._readable = True
-            os.write(self.end, b"\0")
+            self._readiness = Readiness(file, end)
+            file.watch(self._readiness.ready)
 
     def settle(self, caller: Caller, take: Callable[[], int]) -> None:
-        """The program has read: let its end poll as readable only if there is more. `take` gives us a copy of that end.
+        """The program has read (`Readiness.settle`). `take` gives us a copy of its end."""
+        if self._readiness:
+            self._readiness.settle(caller, take)
 
-        What empties a queue without a read leaves the end readable until the next one, which then finds nothing; where
-        descriptors cannot be copied it stays so for good.
-        """
-        if self._readable and not self.file.poll(caller) & select.POLLIN:
-            with contextlib.suppress(OSError), socket.socket(fileno=take()) as theirs:
-                theirs.recv(1, socket.MSG_DONTWAIT)
-                self._readable = False
+    def close(self) -> None:
+        """Close our end."""
+        if self._readiness:
+            self._readiness.close()
+        os.close(self.end)
 
 
 class Files:
@@ -116,7 +112,7 @@ class Files:
     def _let_go(self, given: Given) -> None:
         """No descriptor is left; a mapping may be."""
         self.epoll.unregister(given.end)
-        os.close(given.end)
+        given.close()
         del self._by_end[given.end], self.by_link[given.link]
         self._mapped.append(given.file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from errno import EINVAL
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +34,10 @@ class FirstStage(NestedDomain):
 
     The walk sets A in every entry that it uses, and D in the leaf of a page that is written, as hardware does; an
     entry that the second stage does not let it reach translates nothing.
+
+    Hardware sets A and D in one step with looking at the entry. Here the entry is looked at once more just before it
+    is written, and left alone if it is another one by then; a program that changes it in the instant between may see
+    its change undone.
     """
 
     tracking = True
@@ -75,7 +80,7 @@ class FirstStage(NestedDomain):
         with self._walking:
             leaf = self._first(iova)
             if leaf is not None and not leaf.entry & x86fs.D:
-                self._store(leaf.place, leaf.entry | x86fs.D)
+                self._store(leaf.place, leaf.entry, x86fs.D)
 
     def _first(self, iova: int) -> _Leaf | None:
         """Walk the user's tables."""
@@ -90,8 +95,8 @@ class FirstStage(NestedDomain):
             if not entry & x86fs.RW:
                 permissions &= ~WRITE
             if not entry & x86fs.A:
+                self._store(place, entry, x86fs.A)
                 entry |= x86fs.A
-                self._store(place, entry)
             table = entry & x86fs.ADDRESS
             if level == 0 or (entry & x86fs.PS and level <= x86fs.LAST_LEAF_LEVEL):
                 page = table >> shift << shift
@@ -115,14 +120,12 @@ class FirstStage(NestedDomain):
         except KernelError:
             return 0
 
-    def _store(self, address: int, entry: int) -> None:
-        """Set the bits of an entry, if the second stage allows it."""
+    def _store(self, address: int, entry: int, bits: int) -> None:
+        """Set bits of an entry, if the second stage allows it and the entry is still the one that was looked at."""
         reached = self._second(address)
-        if reached & WRITE:
-            try:
-                self._memory.write(self._byte(reached, address), entry.to_bytes(_ENTRY, "little"))
-            except KernelError:
-                return
+        if reached & WRITE and self._load(address) == entry:
+            with suppress(KernelError):
+                self._memory.write(self._byte(reached, address), (entry | bits).to_bytes(_ENTRY, "little"))
 
     @staticmethod
     def _byte(reached: int, address: int) -> int:

@@ -60,6 +60,8 @@ class Iotlb:
         for page in range(iova >> self.page_lg2, (iova + length - 1 >> self.page_lg2) + 1):
             if page not in self.written:
                 with self.lock:
+                    if len(self.written) >= CAPACITY:
+                        self.written.clear()
                     leaf = table.leaf(page << self.page_lg2 - table.form.granule_lg2)
                     if leaf is not None:
                         leaf[0].words[leaf[1]] |= table.form.dirty_bit

@@ -48,8 +48,10 @@ class NestedTlb:
         """A transfer writes: say so in the first stage, as far as it is not known there."""
         for page in range(iova >> PAGE_LG2, (iova + length - 1 >> PAGE_LG2) + 1):
             if page not in self.written:
-                self._domain.mark(page << PAGE_LG2)
-                with self.lock:
+                with self.lock:  # which a flush takes: what it takes out is not put in again behind it
+                    if len(self.written) >= CAPACITY:
+                        self.written.clear()
+                    self._domain.mark(page << PAGE_LG2)
                     self.written.add(page)
 
     def flush(self, start: int, last: int) -> None:

@@ -93,7 +93,6 @@ class Context:
     def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
         """Carry out one of iommufd's commands, or a VFIO container command."""
         command = self._commands.get(request)
-        self.system.failures.act_for(caller.pid)
         if command is None:
             return self._other(caller, request & 0xFFFFFFFF, argument)
         return command.carry_out(self, caller, argument)
@@ -102,6 +101,7 @@ class Context:
         """A request that is not in the table: VFIO's, or nobody's (iommufd_fops_ioctl)."""
         if not BASE <= request & 0xFF <= self._last:
             with self.lock:
+                self.system.failures.act_for(caller.pid)
                 return compat.ioctl(self, caller, request, argument)
         argument_of(caller, argument).read(0, 4)  # the kernel reads `size` before it knows the request
         raise refuse(ENOTTY, f"{request:#x} is not an iommufd request", "request", f"{request:#x}")

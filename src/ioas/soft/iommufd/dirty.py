@@ -28,10 +28,11 @@ def hwpt_set_dirty_tracking(call: Call[iommu_hwpt_set_dirty_tracking]) -> None:
     table = call.context.objects.get(command.hwpt_id, PagingTable)
     _check_capable(table)
     enable = bool(command.flags & IOMMU_HWPT_DIRTY_TRACKING_ENABLE)
+    table.domain.tracking = enable
     if enable:
         for area in table.ioas.iopt.areas:
             table.domain.dirty_pages(area.start, area.length, clean=True)
-    table.domain.tracking = enable
+        table.domain.drain()  # whoever began to write untracked has written when this returns
 
 
 def hwpt_get_dirty_bitmap(call: Call[iommu_hwpt_get_dirty_bitmap]) -> None:

@@ -146,6 +146,7 @@ class Command(Generic[S]):
         else:
             call = self._fetch(context, caller, argument)
         with context.lock:
+            context.system.failures.act_for(caller.pid)
             self.handler(call)
         return call.result
 

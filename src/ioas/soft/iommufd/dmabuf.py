@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 from errno import EBADF, EINVAL, ENODEV, ENOTTY
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, AddressSpace, Caller, PinSource
@@ -24,26 +25,26 @@ class DmaBuf:
         self.source = source
         self.size = size
         self.revoked = False
-        self.importers: list[DmaBufPages] = []
+        self.importers: WeakSet[DmaBufPages] = WeakSet()
         """Who maps it. One that saw a revocation never maps again, even when the memory comes back."""
 
     def set_revoked(self, revoked: bool) -> None:
         """Take the memory back, or give it again. No DMA reaches it through present mappings when this returns."""
         self.revoked = revoked
-        for pages in self.importers:
+        for pages in list(self.importers):
             pages.revoke()
 
 
 class DmaBufPages(Pages):
     """Pages of a DMA-BUF. They count against nobody, and only devices reach them."""
 
-    __slots__ = ("_context", "revoked")
+    __slots__ = ("__weakref__", "_context", "revoked")
 
     def __init__(self, context: Context, owner: Owner, buffer: DmaBuf, start: int, count: int, writable: bool) -> None:
         super().__init__(context.system, owner, buffer.source, None, start, count, writable)
         self._context = context
         self.revoked = False
-        buffer.importers.append(self)
+        buffer.importers.add(self)
 
     @property
     def of_file(self) -> bool:

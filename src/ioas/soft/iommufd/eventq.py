@@ -42,6 +42,10 @@ class Queue(Object):
         """Take events out, as many as fit whole into `length` bytes. Raises KernelError."""
         raise NotImplementedError
 
+    def restore(self) -> None:
+        """Undo the last `take`."""
+        raise NotImplementedError
+
     def answer(self, data: bytes) -> int:
         """Take what the program says about events; how many bytes were taken. Raises KernelError."""
         raise refuse(EINVAL, f"{self} takes no answers", "object", self)
@@ -93,6 +97,11 @@ class EventFile:
         """Let `ready` be called whenever something arrives to be read."""
         with self._system.lock:
             self.queue.changed.append(ready)
+
+    def restore(self) -> None:
+        """Put back what the last read took."""
+        with self._system.lock:
+            self.queue.restore()
 
     def close(self) -> None:
         """Let the queue go (iommufd_eventq_fops_release). Idempotent."""

@@ -45,7 +45,7 @@ class FaultGroup:
 class FaultQueue(Queue):
     """Page requests on their way to the program, and those that it has read and not answered."""
 
-    __slots__ = ("_pending", "_waiting")
+    __slots__ = ("_pending", "_taken", "_waiting")
 
     kind = "fault queue"
     name = "[iommufd-pgfault]"
@@ -56,6 +56,8 @@ class FaultQueue(Queue):
         self._waiting: deque[FaultGroup] = deque()
         self._pending: dict[int, FaultGroup] = {}
         """By cookie."""
+        self._taken: list[int] = []
+        """The cookies of what was read last."""
 
     @property
     def waiting(self) -> bool:
@@ -72,6 +74,7 @@ class FaultQueue(Queue):
         if length % _FAULT_SIZE:
             raise refuse(ESPIPE, f"{length} bytes are not whole faults of {_FAULT_SIZE}", "field", "count")
         done = bytearray()
+        self._taken.clear()
         while self._waiting:
             group = self._waiting[0]
             if len(group.faults) * _FAULT_SIZE > length - len(done):
@@ -81,11 +84,19 @@ class FaultQueue(Queue):
             self._waiting.popleft()
             cookie = next(number for number in count(1) if number not in self._pending)
             self._pending[cookie] = group
+            self._taken.append(cookie)
             for fault in group.faults:
                 fault.dev_id = group.handle.device.id
                 fault.cookie = cookie
                 done += bytes(fault)
         return bytes(done)
+
+    def restore(self) -> None:
+        """Let what was read last be read again (the restoring half of iommufd_fault_fops_read)."""
+        while self._taken:
+            group = self._pending.pop(self._taken.pop(), None)
+            if group is not None:  # not answered, or dropped, in between
+                self._waiting.appendleft(group)
 
     def answer(self, data: bytes) -> int:
         """The program's responses (iommufd_fault_fops_write). Raises KernelError: ESPIPE, EINVAL before the first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctypes import sizeof
-from errno import E2BIG, EFAULT, EINVAL
+from errno import E2BIG, EINVAL
 from typing import NamedTuple, TypeVar
 
 from ioas.errors import refuse
@@ -63,11 +63,15 @@ class UserArray:
         size = sizeof(struct)
         if self.kind != kind or not self.count:
             raise refuse(EINVAL, f"no entries, or data_type {self.kind:#x} is not {kind:#x}", "field", "data_type")
-        try:
-            raw = self.memory.read(self.address, self.count * self.length)
-        except OverflowError:  # no address space is that large
-            raise refuse(EFAULT, "the entries are not there", "address", self.address) from None
-        entries = [raw[at : at + self.length] for at in range(0, len(raw), self.length)]
-        if any(any(entry[size:]) for entry in entries):
+        if self.length == size:
+            raw = self.memory.read(self.address, self.count * size)
+            return [struct.from_buffer_copy(raw, at) for at in range(0, len(raw), size)]
+        return [self._any_length(index, struct, size) for index in range(self.count)]
+
+    def _any_length(self, index: int, struct: type[S], size: int) -> S:
+        """An entry of another length than ours. Raises as `entries`."""
+        raw = self.memory.read(self.address + index * self.length, self.length)
+        if any(raw[size:]):
             raise refuse(E2BIG, f"entries have {size} bytes, and what follows is not zero", "field", "entry_len")
-        return [struct.from_buffer_copy(entry[:size].ljust(size, b"\0")) for entry in entries]
+        entry: S = struct.from_buffer_copy(raw[:size].ljust(size, b"\0"))
+        return entry

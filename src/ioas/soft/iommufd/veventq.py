@@ -39,7 +39,7 @@ class _Event(NamedTuple):
 class EventQueue(Queue):
     """At most `depth` events of one type. What does not fit is lost, which a last note without data tells."""
 
-    __slots__ = ("_events", "_sequence", "depth", "type", "viommu")
+    __slots__ = ("_events", "_sequence", "_taken", "depth", "type", "viommu")
 
     kind = "vEVENTQ"
     name = "[iommufd-viommu-event]"
@@ -51,6 +51,8 @@ class EventQueue(Queue):
         self.depth = depth
         self._events: deque[_Event] = deque()
         self._sequence = 0
+        self._taken: list[_Event] = []
+        """What was read last."""
         viommu.users += 1
         viommu.queues[kind] = self
 
@@ -73,6 +75,7 @@ class EventQueue(Queue):
         if length < _HEADER:
             raise refuse(EINVAL, f"{length} bytes do not hold a header of {_HEADER}", "field", "count")
         done = b""
+        self._taken.clear()
         while self._events:
             event = bytes(self._events[0])
             if len(event) > length - len(done):
@@ -80,8 +83,15 @@ class EventQueue(Queue):
                     raise refuse(EINVAL, f"{length} bytes do not hold the first event", "field", "count")
                 break
             done += event
-            self._events.popleft()
+            self._taken.append(self._events.popleft())
         return done
+
+    def restore(self) -> None:
+        """Let what was read last be read again; a note of loss only if nothing has come after it."""
+        while self._taken:
+            event = self._taken.pop()
+            if event.data or not self._events:
+                self._events.appendleft(event)
 
     def uses(self) -> Sequence[Object]:
         """The vIOMMU."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EBUSY, ENXIO
+from errno import EBUSY, ENOMEM, ENXIO
 from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
@@ -22,8 +22,7 @@ class Window:
         self.owner = owner
         self.offset = offset
         self.length = length
-        self.fd = os.memfd_create("iommufd-window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, offset + length)  # at the same offset as in the iommufd file
+        self.fd = _memory(offset + length)  # at the same offset as in the iommufd file
 
     def write(self, offset: int, data: bytes) -> None:
         """Store, as the hardware behind the window would."""
@@ -46,6 +45,20 @@ class Window:
         os.close(self.fd)
 
 
+def _memory(size: int) -> int:
+    """A memory file. Raises KernelError(ENOMEM) when there is none to be had."""
+    try:
+        fd = os.memfd_create("iommufd-window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, size)
+        except OSError:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise refuse(ENOMEM, f"no memory for a window: {error.strerror}", "limit", size) from error
+    return fd
+
+
 class Windows:
     """The windows of one context."""
 
@@ -53,7 +66,7 @@ class Windows:
         self.by_offset: dict[int, Window] = {}
 
     def open(self, owner: Object, length: int) -> Window:
-        """A new one, at the lowest offset from 4096 where it fits (_iommufd_alloc_mmap)."""
+        """A new one, at the lowest offset from 4096 where it fits (_iommufd_alloc_mmap). Raises KernelError(ENOMEM)."""
         offset = PAGE_SIZE
         for taken in sorted(self.by_offset):
             if taken >= offset + length:

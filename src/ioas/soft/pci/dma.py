@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ioas.soft.pci.function import Function
+    from ioas.soft.pci.timers import Timer
+
+_FOR_EVER = float(1 << 31)
+"""Seconds."""
 
 
 class Dma:
@@ -51,17 +55,37 @@ class Dma:
         action that comes later runs as one of `Function.after` does.
         """
         requester = self._function.requester
-        if not requester.page_requests or requester.pager is None or not self._function.master_enabled:
+        missing = None
+        if requester.page_requests and self._function.master_enabled:
+            missing = requester.dma.missing(iova, length, write=write, pasid=pasid)
+        if missing is None:
             action()
             return
-        missing = requester.dma.missing(iova, length, write=write, pasid=pasid)
+        again = partial(self.when_present, iova, length, action, write=write, pasid=pasid)
+        waiting = self._function.after(_FOR_EVER, action)  # a reset cancels it, as all that is under way
+        # Whoever takes the request takes the machine's lock, which is not to be taken under the function's.
+        self._function.place.timers.after(0, partial(self._ask, missing, write, pasid, waiting, again, action))
+
+    def _ask(
+        self,
+        iova: int,
+        write: bool,
+        pasid: int | None,
+        waiting: Timer,
+        again: Callable[[], None],
+        otherwise: Callable[[], None],
+    ) -> None:
+        """Send a page request, without the function's lock; go on with `again` when the page is there."""
 
         def answered(present: bool) -> None:
-            again = partial(self.when_present, iova, length, action, write=write, pasid=pasid)
-            self._function.after(0, again if present else action)
+            with self._function.lock:
+                if waiting.pending:
+                    waiting.cancel()
+                    self._function.after(0, again if present else otherwise)
 
-        if missing is None or not requester.pager(missing, write, pasid, answered):
-            action()
+        pager = self._function.requester.pager
+        if pager is None or not pager(iova, write, pasid, answered):
+            answered(False)
 
     def _allowed(self, iova: int, length: int, write: bool, pasid: int | None) -> bool:
         if self._function.master_enabled:
