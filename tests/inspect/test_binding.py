@@ -26,6 +26,8 @@ class Kernel:
         """The drivers that match by IDs."""
         self.failing: Step | None = None
         """It refuses this one, once."""
+        self.interrupted: Step | None = None
+        """Ctrl-C is pressed when this one has been made, once."""
         self.stubborn = False
         """vfio-pci takes nothing."""
         for bdf in (DISK, NETWORK):
@@ -37,6 +39,12 @@ class Kernel:
         if step == self.failing:
             self.failing = None
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), step.path)
+        self._make(step)
+        if step == self.interrupted:
+            self.interrupted = None
+            raise KeyboardInterrupt
+
+    def _make(self, step: Step) -> None:
         name = step.path.rpartition("/")[2]
         if name == "driver_override":
             self.pc.text(self.pc.tree.realpath(step.path), step.text or "(null)")
@@ -126,7 +134,7 @@ def test_unbinding_leaves_the_choice_to_the_kernel(kernel: Kernel, record: Path)
     do(kernel, plan_unbind(kernel.pc.machine(), DISK), record)
     assert kernel.driver(DISK) == "nvme"
     assert plan_unbind(kernel.pc.machine(), DISK) == []
-    assert json.loads(record.read_text()) == {}
+    assert not record.exists()
 
 
 def test_a_group_is_taken_whole_without_its_bridges(kernel: Kernel, record: Path) -> None:
@@ -195,11 +203,132 @@ def test_what_cannot_be_put_back_is_not_called_unchanged(kernel: Kernel, record:
         do(kernel, [change], record)
 
 
-def test_a_record_that_is_garbage_is_named(kernel: Kernel, record: Path) -> None:
+def test_ctrl_c_at_any_step_leaves_everything_as_it_was(kernel: Kernel, record: Path) -> None:
+    with_sibling(kernel)
+    for pressed in (0, 1, 2):
+        changes = plan_bind(kernel.pc.machine(), DISK, group=True)
+        kernel.interrupted = changes[1].steps[pressed]
+        with pytest.raises(KeyboardInterrupt):
+            do(kernel, changes, record)
+        assert [kernel.driver(bdf) for bdf in (DISK, SECOND)] == ["nvme", "snd_hda_intel"]
+        assert not record.exists()
+
+
+def test_an_interrupted_undo_can_be_repeated(kernel: Kernel, record: Path) -> None:
+    do(kernel, plan_bind(kernel.pc.machine(), DISK), record)
+    said = record.read_text()
+    changes = plan_undo(kernel.pc.machine(), record)
+    kernel.interrupted = changes[0].steps[-1]
+    with pytest.raises(KeyboardInterrupt):
+        do(kernel, changes, record)
+    assert (kernel.driver(DISK), record.read_text()) == ("vfio-pci", said)
+    do(kernel, plan_undo(kernel.pc.machine(), record), record)
+    assert kernel.driver(DISK) == "nvme"
+
+
+def test_what_cannot_be_put_back_stays_recorded(kernel: Kernel, record: Path) -> None:
+    [change] = plan_bind(kernel.pc.machine(), DISK)
+    kernel.interrupted = change.steps[-1]
+    kernel.failing = Step(change.steps[0].path, "")  # of the way back
+    with pytest.raises(EnvironmentRefusal, match="it was interrupted; not everything could be put back"):
+        do(kernel, [change], record)
+    do(kernel, plan_undo(kernel.pc.machine(), record), record)
+    assert kernel.driver(DISK) == "nvme"
+    assert kernel.pc.machine().sysfs.device(DISK).driver_override is None
+
+
+def test_the_record_is_there_before_the_first_step(kernel: Kernel, record: Path) -> None:
+    seen: list[object] = []
+
+    def write(step: Step) -> None:
+        seen.append(json.loads(record.read_text()))
+        kernel.write(step)
+
+    carry_out(kernel.pc.machine(), plan_bind(kernel.pc.machine(), DISK), record, write)
+    assert seen == [{DISK: {"driver": "nvme", "override": None}}] * 3
+    assert [file.name for file in record.parent.iterdir()] == [record.name]
+
+
+def test_without_a_record_nothing_is_written(kernel: Kernel, record: Path) -> None:
+    record.parent.write_text("a file where the directory should be")
+    made: list[Step] = []
+    with pytest.raises(EnvironmentRefusal, match=r"bound\.json: Not a directory"):
+        carry_out(kernel.pc.machine(), plan_bind(kernel.pc.machine(), DISK), record, made.append)
+    record.parent.unlink()
+    record.with_name("bound.json.new").mkdir(parents=True)
+    with pytest.raises(EnvironmentRefusal, match=r"bound\.json\.new: Is a directory; nothing was changed"):
+        carry_out(kernel.pc.machine(), plan_bind(kernel.pc.machine(), DISK), record, made.append)
+    assert made == []
+
+
+@pytest.mark.parametrize(("other", "probes"), [("snd_hda_intel", True), (None, False)])
+def test_a_function_without_a_driver_gets_none_back(
+    other: str | None, probes: bool, kernel: Kernel, record: Path
+) -> None:
+    """The kernel has a driver that matches; it must not be asked."""
+    with_sibling(kernel)
+    kernel.pc.driver(SECOND, other)
+    do(kernel, plan_bind(kernel.pc.machine(), SECOND), record)
+    [change] = plan_undo(kernel.pc.machine(), record)
+    assert any(step.path.endswith("drivers_probe") for step in change.steps) is probes
+    do(kernel, [change], record)
+    assert kernel.driver(SECOND) == other
+
+
+def test_rolling_back_leaves_a_function_without_a_driver(kernel: Kernel, record: Path) -> None:
+    kernel.pc.driver(DISK, None)
+    [change] = plan_bind(kernel.pc.machine(), DISK)
+    kernel.interrupted = change.steps[-1]
+    with pytest.raises(KeyboardInterrupt):
+        do(kernel, [change], record)
+    assert kernel.driver(DISK) is None
+
+
+def test_a_driver_where_none_was_wanted_is_a_failure(kernel: Kernel, record: Path) -> None:
+    kernel.pc.driver(DISK, None)
+    do(kernel, plan_bind(kernel.pc.machine(), DISK), record)
+
+    def write(step: Step) -> None:
+        kernel.write(step)
+        if step.path.endswith("unbind"):  # another program binds it at once
+            kernel.pc.driver(DISK, "nvme")
+
+    with pytest.raises(EnvironmentRefusal, match=f"{DISK} has got nvme instead of no driver; nothing was"):
+        carry_out(kernel.pc.machine(), plan_undo(kernel.pc.machine(), record), record, write)
+    assert (kernel.driver(DISK), list(json.loads(record.read_text()))) == ("vfio-pci", [DISK])
+
+
+def test_rolling_back_restores_vfio_pci_without_an_override(kernel: Kernel, record: Path) -> None:
+    """As new_id binds it."""
+    kernel.pc.driver(DISK, "vfio-pci")
+    [change] = plan_unbind(kernel.pc.machine(), DISK)
+    kernel.interrupted = change.steps[-1]
+    with pytest.raises(KeyboardInterrupt):
+        do(kernel, [change], record)
+    assert kernel.driver(DISK) == "vfio-pci"
+    assert kernel.pc.machine().sysfs.device(DISK).driver_override is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"0000:01:00.0": "nvme"}',
+        '{"0000:01:00.0": {"driver": "nvme"}}',
+        '{"0000:01:00.0": {"driver": 5, "override": null}}',
+    ],
+)
+def test_a_record_that_is_garbage_is_named_and_nothing_is_written(text: str, kernel: Kernel, record: Path) -> None:
     record.parent.mkdir()
-    record.write_text("{")
+    record.write_text(text)
+    made: list[Step] = []
     with pytest.raises(UsageError, match=r"bound\.json cannot be understood"):
         plan_undo(kernel.pc.machine(), record)
+    with pytest.raises(UsageError, match=r"bound\.json cannot be understood"):
+        carry_out(kernel.pc.machine(), plan_bind(kernel.pc.machine(), DISK), record, made.append)
+    assert (made, record.read_text()) == ([], text)
 
 
 def test_changes_as_json_name_their_schema(kernel: Kernel) -> None:

@@ -1,13 +1,12 @@
 """Give PCI functions to vfio-pci and back: the only part of ioas that changes a real machine, and only when asked.
 
 A change is planned first, as writes to files of /sys, so that it can be shown without being done (`--dry-run`). What
-was before is recorded in a file until it is undone. `driver_override` decides which driver a function gets, as
-Documentation/ABI/testing/sysfs-bus-pci (7.3) says, so that no other function with the same IDs is affected.
+was before is recorded in a file, first of all and until it is undone. `driver_override` decides which driver a function
+gets, as Documentation/ABI/testing/sysfs-bus-pci (7.3) says, so that no other function with the same IDs is affected.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ioas.errors import EnvironmentRefusal, UsageError
+from ioas.inspect import record as records
 from ioas.inspect.case import Case, Wanted
 from ioas.inspect.checks_access import holders
 from ioas.inspect.checks_device import vfio_pci
@@ -25,6 +25,7 @@ from ioas.sysfs import PciDevice
 VFIO = "vfio-pci"
 RECORD = Path("/run/ioas/bound.json")
 _PCI = "/sys/bus/pci"
+_PROBE = f"{_PCI}/drivers_probe"
 
 
 class Step(NamedTuple):
@@ -40,7 +41,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A function that gets another driver: what it has (None: none), what it is to get, and the steps."""
+    """A function that gets another driver: what it has (None: none), what it is to get, and the steps.
+
+    `after` is None for no driver and, when the steps end with a probe, for whichever the kernel chooses.
+    """
 
     bdf: str
     before: str | None
@@ -61,7 +65,7 @@ def plan_bind(machine: Machine, bdf: str, *, group: bool = False, force: bool = 
     devices = [device for device in _members(machine, bdf, group) if "vfio" not in (device.driver or "")]
     for device in devices:
         _check_free(machine, device, force)
-    return [_change(device, VFIO) for device in devices]
+    return [_change(device, VFIO, VFIO) for device in devices]
 
 
 def plan_unbind(machine: Machine, bdf: str, *, group: bool = False) -> list[Change]:
@@ -69,12 +73,12 @@ def plan_unbind(machine: Machine, bdf: str, *, group: bool = False) -> list[Chan
     devices = [device for device in _members(machine, bdf, group) if "vfio" in (device.driver or "")]
     for device in devices:
         _check_free(machine, device, force=True)
-    return [_change(device, None) for device in devices]
+    return [_change(device, None, None, choose=True) for device in devices]
 
 
 def plan_undo(machine: Machine, record: Path, bdf: str | None = None) -> list[Change]:
     """Give back what `carry_out` recorded, or one function of it. Raises UsageError when nothing is, and in use."""
-    recorded = {name: was for name, was in _read(record).items() if bdf in (None, name)}
+    recorded = {name: was for name, was in records.read(record).items() if bdf in (None, name)}
     if not recorded:
         raise UsageError(f"{record} says of no binding{f' of {bdf}' if bdf is not None else ''} that could be undone")
     changes = []
@@ -86,22 +90,40 @@ def plan_undo(machine: Machine, record: Path, bdf: str | None = None) -> list[Ch
 
 
 def carry_out(machine: Machine, changes: Sequence[Change], record: Path, write: Callable[[Step], None]) -> None:
-    """Make the changes, in order; what fails is undone with all before it.
+    """Make the changes, in order; what fails or is interrupted is undone with all before it.
 
-    Raises EnvironmentRefusal: a file cannot be written, or another driver took the function.
+    The record says what was before from before the first step on; when not everything can be put back it stays so.
+    Raises EnvironmentRefusal: a file cannot be written, or another driver took the function; and UsageError: the record
+    cannot be understood. Nothing was changed then, or the message says so.
     """
+    recorded = records.read(record)
+    was = {one.bdf: records.Was(driver=one.before, override=one.override) for one in changes if one.after == VFIO}
+    given_back = {one.bdf for one in changes if one.after != VFIO}
     done: list[Change] = []
     try:
+        if was:
+            records.save(record, {**was, **recorded})
         for change in changes:
             done.append(change)
             for step in change.steps:
                 write(step)
             _check_driver(machine, change)
-    except (OSError, EnvironmentRefusal) as error:
-        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        state = "nothing was changed" if _roll_back(machine, done, write) else "not everything could be put back"
-        raise EnvironmentRefusal(f"{text}; {state}") from error
-    _note(record, changes)
+        if given_back & recorded.keys():
+            records.save(record, {bdf: entry for bdf, entry in recorded.items() if bdf not in given_back})
+    except BaseException as error:  # Ctrl-C as well
+        restored = _roll_back(machine, done, write) and _put_back(record, recorded)
+        if restored and not isinstance(error, OSError | EnvironmentRefusal):
+            raise
+        raise EnvironmentRefusal(f"{_reason(error)}; {_STATES[restored]}") from error
+
+
+_STATES = {True: "nothing was changed", False: "not everything could be put back"}
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or "it was interrupted"
 
 
 def write_step(step: Step) -> None:
@@ -133,21 +155,28 @@ def _check_free(machine: Machine, device: PciDevice, force: bool) -> None:
         raise UsageError(f"{device.bdf}: {used.text}; {used.remedy}")
 
 
-def _change(device: PciDevice, driver: str | None, override: str | None = None) -> Change:
-    """From the driver that a function has to `driver`, or to the kernel's choice."""
+def _change(device: PciDevice, driver: str | None, override: str | None, *, choose: bool = False) -> Change:
+    """From the driver that a function has to `driver`, or to the kernel's choice, with `override` in the end."""
     path = f"{_PCI}/devices/{device.bdf}"
     has = device.driver
-    steps = [Step(f"{path}/driver_override", VFIO if driver == VFIO else override or "")]
-    if has is None or has != driver:
+    first = VFIO if driver == VFIO else override  # vfio-pci matches nothing by itself
+    steps = [Step(f"{path}/driver_override", first or "")]
+    if choose or has != driver:
         steps += [Step(f"{path}/driver/unbind", device.bdf)] if has is not None else []
-        steps.append(Step(f"{_PCI}/drivers_probe", device.bdf))
+        steps += [Step(_PROBE, device.bdf)] if choose or driver is not None else []
+    if first != override:
+        steps.append(Step(f"{path}/driver_override", override or ""))
     return Change(device.bdf, has, device.driver_override, driver, tuple(steps))
 
 
 def _check_driver(machine: Machine, change: Change) -> None:
+    """Raises EnvironmentRefusal: it has not got its driver; what the kernel is to choose is not known before."""
     found = PciDevice(machine.sysfs, change.bdf).driver
-    if change.after is not None and found != change.after:
-        raise EnvironmentRefusal(f"{change.bdf} has got {found or 'no driver'} instead of {change.after}")
+    chosen = change.after is None and change.steps[-1].path == _PROBE
+    if not chosen and found != change.after:
+        raise EnvironmentRefusal(
+            f"{change.bdf} has got {found or 'no driver'} instead of {change.after or 'no driver'}"
+        )
 
 
 def _roll_back(machine: Machine, done: Sequence[Change], write: Callable[[Step], None]) -> bool:
@@ -160,29 +189,18 @@ def _roll_back(machine: Machine, done: Sequence[Change], write: Callable[[Step],
                 write(step)
             except OSError:  # the first failure is what is reported
                 failures += 1
+        failures += PciDevice(machine.sysfs, change.bdf).driver != change.before
     return not failures
 
 
-def _note(record: Path, changes: Sequence[Change]) -> None:
-    """Remember what was before a binding, and forget what has been given back."""
-    recorded = dict(_read(record))
-    for change in changes:
-        if change.after == VFIO:
-            recorded.setdefault(change.bdf, {"driver": change.before, "override": change.override})
-        else:
-            recorded.pop(change.bdf, None)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(recorded))
-
-
-def _read(record: Path) -> Mapping[str, Mapping[str, str | None]]:
+def _put_back(record: Path, recorded: Mapping[str, records.Was]) -> bool:
+    """Let the record say again what it said; whether that went."""
     try:
-        found: dict[str, dict[str, str | None]] = json.loads(record.read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UsageError(f"{record} cannot be understood ({error}); remove it") from error
-    return found
+        if records.read(record) != recorded:
+            records.save(record, recorded)
+    except (OSError, UsageError, EnvironmentRefusal):
+        return False
+    return True
 
 
 def as_json(changes: Sequence[Change]) -> dict[str, object]:
