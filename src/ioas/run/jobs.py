@@ -96,8 +96,10 @@ class Job:
             return  # sent to the whole group
         if number in _ENDING:
             self._ending = number
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(self.program, number)
+        except ProcessLookupError:  # who had it seized has collected its end, and is about to tell us
+            self._end_rest(number)
 
     def _end_rest(self, number: int) -> None:
         """The program has ended and left others behind: what ends a command, from wherever it comes, is for them."""
