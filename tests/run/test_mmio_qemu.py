@@ -60,7 +60,7 @@ def qemu(require: Callable[[str, str], NoReturn]) -> tuple[str, ...]:
 def guest(request: pytest.FixtureRequest, run: Runner, qemu: tuple[str, ...]) -> Iterator[Guest]:
     device = f"vfio-pci,host=0000:01:00.0,iommufd=i,addr=03.0{request.param}"
     command = [*qemu, "-machine", "q35", "-accel", "tcg", "-S", "-display", "none", "-qtest", "stdio", "-nodefaults"]
-    command += ["-m", "64", "-object", "iommufd,id=i", "-device", device]
+    command += ["-m", "4", "-object", "iommufd,id=i", "-device", device]  # an ordinary user may lock 8 MiB
     process = subprocess.Popen(
         run.command(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
