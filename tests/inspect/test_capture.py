@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -113,11 +114,12 @@ def test_what_could_not_be_read_cannot_be_read_in_the_capture_either(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no capture of a machine: JSONDecodeError"),
-        ("{}", "is no capture of a machine: KeyError"),
-        ('{"schema": "ioas.ls", "version": 1}', r"is ioas\.ls version 1, not ioas\.capture 1"),
-        ('{"schema": "ioas.capture", "version": 2}', r"is ioas\.capture version 2, not ioas\.capture 1"),
-        ('{"schema": "ioas.capture", "version": 1, "nodes": []}', "is no capture of a machine: AttributeError"),
+        ("{", "is no capture of a machine: Expecting property name"),
+        ('{"x": ' + "[" * 100_000, "is no capture of a machine: .*recursion"),
+        ("{}", "is None version None, not"),
+        ('{"schema": "ioas.ls", "version": 1}', r"is 'ioas\.ls' version 1, not ioas\.capture 1"),
+        ('{"schema": "ioas.capture", "version": 2}', r"is 'ioas\.capture' version 2, not ioas\.capture 1"),
+        ('{"schema": "ioas.capture", "version": 1}', "is no capture of a machine: 'files' is missing"),
     ],
 )
 def test_a_file_that_is_no_capture_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -127,12 +129,60 @@ def test_a_file_that_is_no_capture_is_named(text: str, message: str, tmp_path: P
         pytest.fail("it was looked at")
 
 
-def test_files_that_are_not_there_or_cannot_be_unpacked_are_named(tmp_path: Path) -> None:
-    data = capture(Pc().machine())
+USER = {"uid": 0, "gids": [0], "memlock": None, "capabilities": []}
+MALFORMED: list[tuple[str, object, str]] = [
+    ("files", None, "'files' is None, and should be an object"),
+    ("files", {"/x": 1}, "1 in 'files' of '/x' should be a text"),
+    ("files", {"/x": "%"}, "'files' of '/x': "),
+    ("files", {"/x": "\u00e9"}, "'files' of '/x': "),
+    ("files", {"/\ud800": ""}, "in 'files' is no text"),
+    ("directories", 5, "'directories' is 5, and should be an object"),
+    ("directories", {"/x": 5}, "5 in 'directories' of '/x' should be a list of texts"),
+    ("directories", {"/x": "ab"}, "'ab' in 'directories' of '/x' should be a list of texts"),
+    ("directories", {"/x": ["a/b", 5]}, "5] in 'directories' of '/x' should be a list of texts"),
+    ("directories", {"/x": ["\udfff"]}, "should be a list of texts"),
+    ("links", {"/x": ["a"]}, "in 'links' of '/x' should be a text"),
+    ("failures", {"/x": "x"}, "'x' in 'failures' of '/x' should be an error number"),
+    ("failures", {"/x": 1 << 40}, "should be an error number"),
+    ("failures", {"/x": True}, "should be an error number"),
+    ("nodes", [], "'nodes' is [], and should be an object"),
+    ("nodes", {"/dev/x": [0o600, 0]}, "[384, 0] in 'nodes' of '/dev/x' should be mode, user and group"),
+    ("nodes", {"/dev/x": [0o600, 0, "root"]}, "should be mode, user and group"),
+    ("holders", {"/dev/x": "qemu"}, "'qemu' in 'holders' of '/dev/x' should be a list of texts"),
+    ("user", {}, "'uid' is missing in 'user'"),
+    ("user", {**USER, "uid": "root"}, "'root' in 'uid' of 'user' should be a number"),
+    ("user", {**USER, "gids": 5}, "5 in 'gids' of 'user' should be a list of numbers"),
+    ("user", {**USER, "memlock": 1e400}, "inf in 'memlock' of 'user' should be a number or null"),
+    ("user", {**USER, "capabilities": [[]]}, "[[]] in 'capabilities' of 'user' should be a list of numbers"),
+]
+
+
+@pytest.mark.parametrize(("part", "value", "message"), MALFORMED)
+def test_what_is_wrong_in_a_capture_is_said_in_one_line(part: str, value: object, message: str, tmp_path: Path) -> None:
     file = tmp_path / "machine.json"
-    for files in ({"/x": "%"}, {"/x": 1}, None):
-        file.write_text(json.dumps({**data, "files": files}))
-        with pytest.raises(MachineError, match=r"machine\.json is no capture"), looked_at(file):
+    file.write_text(json.dumps({**capture(Pc().machine()), part: value}))
+    with pytest.raises(MachineError, match=re.escape(message)) as caught, looked_at(file):
+        pytest.fail("it was looked at")
+    assert str(caught.value).startswith(f"{file} is no capture of a machine: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_need_not_end_is_not_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for file in ("/dev/zero", pipe, tmp_path):
+        with pytest.raises(MachineError, match=f"{file} is not a regular file"), looked_at(file):
             pytest.fail("it was looked at")
+
+
+@pytest.mark.parametrize("count", ["\u00b2", "x", "9" * 5000])
+def test_what_no_kernel_says_of_huge_pages_counts_as_none(count: str) -> None:
+    pc = Pc()
+    pc.text("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", count)
+    findings = dict(diagnose(Case(pc.machine(), DISK, "driver", Wanted(hugepages=1))).findings)
+    assert "and 0 bytes are free" in findings["huge pages"].text
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="nowhere"), looked_at(tmp_path / "nowhere"):
         pytest.fail("it was looked at")

@@ -23,6 +23,7 @@ from ioas.inspect.case import PURPOSES, Case, Wanted
 from ioas.inspect.doctor import diagnose
 from ioas.inspect.inventory import take
 from ioas.inspect.machine import Machine, Node, User
+from ioas.inspect.shape import check
 from ioas.sysfs import Source
 
 SCHEMA, VERSION = "ioas.capture", 1
@@ -72,7 +73,7 @@ class Captured:
     """The source that a capture is."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        self._files = {path: base64.b64decode(text, validate=True) for path, text in data["files"].items()}
+        self._files = {path: _decoded(path, text) for path, text in data["files"].items()}
         self._directories: Mapping[str, Sequence[str]] = data["directories"]
         self._links: Mapping[str, str] = data["links"]
         self._failures: Mapping[str, int] = data["failures"]
@@ -94,6 +95,13 @@ class Captured:
             return kind[path]
         number = self._failures.get(path, errno.ENOENT)
         raise OSError(number, os.strerror(number), path)
+
+
+def _decoded(path: str, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError(f"'files' of {path!r}: {error}") from error
 
 
 def capture(machine: Machine, *, whole: bool = False) -> dict[str, object]:
@@ -133,11 +141,12 @@ def capture(machine: Machine, *, whole: bool = False) -> dict[str, object]:
 
 
 def load(file: str | os.PathLike[str]) -> Machine:
-    """The machine of a capture. Raises MachineError, which names the file."""
+    """The machine of a capture, a file with a JSON object. Raises MachineError, which names the file."""
     try:
         data = json.loads(Path(file).read_bytes())
-        if (data["schema"], data["version"]) != (SCHEMA, VERSION):
-            raise MachineError(f"{file} is {data['schema']} version {data['version']}, not {SCHEMA} {VERSION}")
+        if (found := (data.get("schema"), data.get("version"))) != (SCHEMA, VERSION):
+            raise MachineError(f"{file} is {found[0]!r} version {found[1]!r}, not {SCHEMA} {VERSION}")
+        check(data)
         nodes = {path: Node(*node) for path, node in data["nodes"].items()}
         holders: dict[str, Sequence[str]] = data["holders"]
         user = data["user"]
@@ -145,10 +154,10 @@ def load(file: str | os.PathLike[str]) -> Machine:
         return Machine(Captured(data), nodes.get, asked, lambda path: holders.get(path, ()))
     except OSError as error:
         raise MachineError(f"{file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, MachineError):
-            raise
-        raise MachineError(f"{file} is no capture of a machine: {type(error).__name__}: {error}") from error
+    except MachineError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MachineError(f"{file} is no capture of a machine: {error}") from error
 
 
 def scrubbed(path: str, data: bytes) -> bytes:

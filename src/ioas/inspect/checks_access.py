@@ -51,8 +51,10 @@ def hugepages(case: Case) -> Finding | None:
 
 def _free_bytes(case: Case, pool: str) -> int:
     count = case.machine.text(f"{_HUGE}/{pool}/free_hugepages") or ""
-    kib = pool.removeprefix("hugepages-").removesuffix("kB")
-    return int(count) * int(kib) * 1024 if count.isdigit() and kib.isdigit() else 0
+    try:
+        return int(count) * int(pool.removeprefix("hugepages-").removesuffix("kB")) * 1024
+    except ValueError:  # not what a kernel says
+        return 0
 
 
 def node_paths(case: Case) -> dict[str, tuple[str, ...]]:

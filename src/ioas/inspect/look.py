@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from ioas.errors import MachineError
 from ioas.inspect.capture import load
 from ioas.inspect.machine import Machine, Node, User
 from ioas.sysfs import DirectorySource
@@ -20,7 +22,9 @@ def looked_at(file: str | os.PathLike[str] | None) -> Iterator[Machine]:
     """
     if file is None:
         yield Machine(DirectorySource(), _node, _user(), _holders)
-    elif _is_json(file):
+        return
+    _check_regular(file)
+    if _is_json(file):
         yield load(file)
     else:
         from ioas.soft.host import SoftHost
@@ -30,11 +34,21 @@ def looked_at(file: str | os.PathLike[str] | None) -> Iterator[Machine]:
             yield Machine(host.tree, nodes.get)
 
 
+def _check_regular(file: str | os.PathLike[str]) -> None:
+    """Raises MachineError: reading it need not end, as of a pipe or /dev/zero."""
+    try:
+        mode = os.stat(file).st_mode
+    except (OSError, ValueError):  # the reader of descriptions says it
+        return
+    if not stat.S_ISREG(mode):
+        raise MachineError(f"{os.fspath(file)} is not a regular file")
+
+
 def _is_json(file: str | os.PathLike[str]) -> bool:
     try:
         with open(file, "rb") as opened:
             return opened.read(64).lstrip()[:1] == b"{"
-    except OSError:  # the reader of descriptions says it
+    except (OSError, ValueError):  # the reader of descriptions says it
         return False
 
 
