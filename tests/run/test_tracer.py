@@ -13,6 +13,7 @@ import pytest
 
 from ioas.run import ptrace
 from ioas.run.jobs import NUDGE
+from ioas.run.mmio.traps import Traps
 from ioas.run.ptrace import OPTION_SYSGOOD, R, Registers
 from ioas.run.tracer import Busy, Tracer
 
@@ -26,6 +27,8 @@ class Traced:
         self.ended: list[tuple[int, int]] = []
         self.failed: list[Exception] = []
         self.gone = threading.Event()
+        self.fails = False
+        """Whether who is told of an end fails."""
         self.tracer = Tracer(self._note, self.failed.append)
         self.child = subprocess.Popen(
             [sys.executable, "-c", LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -35,6 +38,8 @@ class Traced:
     def _note(self, thread: int, status: int) -> None:
         self.ended.append((thread, status))
         self.gone.set()
+        if self.fails:
+            raise PermissionError
 
     def answers(self) -> None:
         assert self.child.stdin is not None
@@ -138,6 +143,49 @@ def test_the_end_of_a_tracee_is_told_with_its_status(traced: Traced) -> None:
     assert traced.gone.wait(10)
     assert traced.ended == [(pid, signal.SIGKILL)]
     assert not traced.tracer.owns(pid)
+
+
+def test_the_tracer_goes_on_when_who_is_told_of_an_end_fails(traced: Traced) -> None:
+    pid = seized(traced)
+    traced.fails = True
+    os.kill(pid, signal.SIGKILL)
+    assert traced.gone.wait(10)
+    assert traced.tracer.submit(lambda: 7) == 7
+    assert [type(error) for error in traced.failed] == [PermissionError]
+    traced.failed.clear()
+
+
+EXECUTES = """
+import os, sys, threading
+def execute():
+    print(threading.get_native_id(), flush=True)
+    sys.stdin.readline()
+    os.execv("/bin/echo", ["echo", "executed"])
+thread = threading.Thread(target=execute)
+thread.start()
+thread.join()
+"""
+
+
+def test_who_executes_a_program_in_another_thread_is_let_go_of_under_both_numbers(traced: Traced) -> None:
+    seized(traced)  # without any tracee the tracer forgets all numbers
+    said: list[str] = []
+    traps = Traps(traced.tracer, {}, said.append, lambda thread, number: None)
+    command = [sys.executable, "-c", EXECUTES]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        thread = int(child.stdout.readline())
+        traps.trace(child.pid)
+        assert traced.tracer.owns(child.pid)
+        assert traced.tracer.owns(thread)
+        child.stdin.write("\n")
+        child.stdin.close()
+        assert child.stdout.read() == "executed\n"
+        traced.tracer.submit(lambda: None)  # when that is done, so is what it did for the program
+        assert not traced.tracer.owns(child.pid)
+        assert not traced.tracer.owns(thread)
+    assert (child.returncode, said) == (0, [])
 
 
 def test_a_group_stop_lasts_until_it_is_continued(traced: Traced) -> None:

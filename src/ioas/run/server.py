@@ -83,14 +83,12 @@ class Server:
     def serve(self, call: Call) -> None:
         """Answer one call."""
         with self.lock:
-            self.files.drain()
-            if self._waiting:
-                self._answer_waiting()
+            self._catch_up()
             self._call = call
             try:
                 result = self._carry_out(call)
                 if self.stage.version != self.machine.tree.version:
-                    self.stage.update()
+                    self._guard(self.stage.update)
                 if result.__class__ is int:
                     self.listener.answer(call.ident, result)
                 elif result is Outcome.PROCEED:
@@ -98,11 +96,24 @@ class Server:
             except Gone:
                 pass  # killed meanwhile; what it was given is closed by the next drain
 
+    def _catch_up(self) -> None:
+        """Close what has no references any more, and answer the calls that waited for that."""
+        self._guard(self.files.drain)
+        if self._waiting:
+            self._guard(self._answer_waiting)
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        """Do what is not for a call alone: what fails there must not end us, and the program with us."""
+        try:
+            action()
+        except Exception as error:
+            self.reporter.bug(error)
+
     def _answer_waiting(self) -> None:
         """Answer the calls that waited for what has been closed."""
         for call, pending in [entry for entry in self._waiting if entry[1].ended()]:
             self._waiting.remove((call, pending))
-            self.stage.update()
+            self._guard(self.stage.update)
             with suppress(Gone):  # killed meanwhile; what it asked for has been done
                 self.listener.answer(call.ident, pending.result)
 
@@ -255,8 +266,7 @@ class Server:
     def release(self) -> None:
         """Close what has no references any more."""
         with self.lock:
-            self.files.drain()
-            self._answer_waiting()
+            self._catch_up()
 
     def process_ended(self, pidfd: int) -> None:
         """A process has ended: forget it, and soon what the machine knew of it in cycles of references."""

@@ -11,6 +11,7 @@ directory shows the right kind, while opening one goes through the supervisor.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -107,20 +108,29 @@ class Stage:
     def _put(self, path: str, node: Node) -> None:
         """Write one node; what stood there is replaced in one step, so that who has it open keeps the old contents."""
         real = f"{self._root}{path}"
-        self._kinds[path] = _kind(node)
         if isinstance(node, Directory):
             os.mkdir(real)
             os.chmod(real, 0o755)  # whatever the umask
-            return
-        fresh = f"{self._root}/fresh"
-        if isinstance(node, Text):
-            self._written[path] = data = node.read()
-            _write_text(fresh, node, data)
-        elif isinstance(node, CharDevice):
-            _make_device(fresh, node)
         else:
-            os.symlink(node.target, fresh)
-        os.rename(fresh, real)
+            self._replace(real, path, node)
+        self._kinds[path] = _kind(node)  # what has failed is tried again
+
+    def _replace(self, real: str, path: str, node: Text | CharDevice | Link) -> None:
+        fresh = f"{self._root}/fresh"
+        try:
+            if isinstance(node, Text):
+                data = node.read()
+                _write_text(fresh, node, data)
+                self._written[path] = data
+            elif isinstance(node, CharDevice):
+                _make_device(fresh, node)
+            else:
+                os.symlink(node.target, fresh)
+            os.rename(fresh, real)
+        except OSError:  # no space is left
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(fresh)
+            raise
 
     def _remove(self, path: str) -> None:
         real = f"{self._root}{path}"

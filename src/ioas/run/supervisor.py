@@ -162,9 +162,11 @@ class Supervisor:
             launched.channel.close()
 
         def tracee_ended(thread: int, status: int) -> None:
-            mmio.ended(thread)
-            job.collected(thread, status)
-            watcher.wake()
+            try:
+                mmio.ended(thread)
+                job.collected(thread, status)
+            finally:
+                watcher.wake()  # who else would see that the program has ended?
 
         def stopped(thread: int, number: int) -> None:
             job.collected(thread, number << 8 | _WSTOPPED)

@@ -61,7 +61,7 @@ class Tracer(threading.Thread):
     """Owns tracees. `seize` and `release` are for jobs, and for `on_stop`, which runs in this thread too."""
 
     def __init__(self, ended: Callable[[int, int], None], failed: Callable[[Exception], None]) -> None:
-        """`ended`: told id and wait(2) status of a tracee that has ended; `failed`: told what `on_stop` raises."""
+        """`ended`: told id and wait(2) status of a tracee that has ended; `failed`: what that and `on_stop` raise."""
         super().__init__(name="ioas-tracer", daemon=True)
         self.on_stop: Callable[[Stop], None] = _let_run
         """Called for each stop of a tracee that no job waits for; must see to it that the tracee runs again."""
@@ -107,6 +107,10 @@ class Tracer(threading.Thread):
     def adopt(self, thread: int) -> None:
         """`thread` is a tracee without having been seized: a tracee has made it (OPTION_TRACE_CLONE and so on)."""
         self._tracees.add(thread)
+
+    def lose(self, thread: int) -> None:
+        """`thread` is no tracee any more, and no wait will tell: its number ended when it executed a program."""
+        self._tracees.discard(thread)
 
     def release(self, thread: int, number: int = 0) -> None:
         """Let go of a tracee that stands. Raises OSError(ESRCH): it does not, or is gone."""
@@ -177,7 +181,7 @@ class Tracer(threading.Thread):
     def _noted(self, stop: Stop) -> Stop:
         if not stop.stands:
             self._tracees.discard(stop.thread)
-            self._ended(stop.thread, stop.status)
+            self._guard(self._ended, stop.thread, stop.status)
         return stop
 
     def _handle(self, stop: Stop) -> None:

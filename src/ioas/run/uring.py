@@ -103,19 +103,20 @@ class Ring:
         """Raises OSError: EPERM, ENOSYS where io_uring is switched off; EINVAL where it is too old (5.19)."""
         params = ctypes.create_string_buffer(_PARAMS_SIZE)
         self.fd = _call(_NR_SETUP, _ENTRIES, ctypes.addressof(params))
-        os.set_inheritable(self.fd, False)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self.fd)
+            os.set_inheritable(self.fd, False)
             table = ctypes.create_string_buffer(_REGISTER.pack(SLOTS, _SPARSE, 0, 0, 0))
             _call(NR_REGISTER, self.fd, _REGISTER_BUFFERS2, ctypes.addressof(table), _REGISTER.size)
             sq, cq = _OFFSETS.unpack_from(params, _SQ_OFFSETS), _OFFSETS.unpack_from(params, _CQ_OFFSETS)
             entries, completions = struct.unpack_from("=II", params)
             room = max(sq[6] + 4 * entries, cq[5] + _CQE.size * completions)
             self._rings = _Mapping(self.fd, room, 0)
+            undo.callback(self._rings.close)
             self._entry = _Mapping(self.fd, _SQE.size * entries, _OFF_SQES)
+            undo.callback(self._entry.close)
             self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        except BaseException:
-            os.close(self.fd)
-            raise
+            undo.pop_all()
         self._sq_tail, self._cq_head, self._cq_tail = sq[1], cq[0], cq[1]
         self._cqes, self._cq_mask = cq[5], completions - 1
         self._chunk = fcntl.fcntl(self._reader, fcntl.F_GETPIPE_SZ)

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import ParamSpec
 
 from ioas.run.jobs import HANDLED, NUDGE, Job
 from ioas.run.kernel import SignalFile
@@ -21,6 +22,7 @@ from ioas.run.listener import Listener
 _NUDGE_EVERY = 0.02
 _LATER = 0.25
 
+P = ParamSpec("P")
 Action = Callable[[int], object]
 """Called with the descriptor that is readable; must see to it that it is so no longer, or `unwatch` it."""
 
@@ -29,7 +31,7 @@ class Watcher(threading.Thread):
     """Runs until nobody uses the filter any more, the serving thread has noticed, and the program's end is known."""
 
     def __init__(self, job: Job, listener: Listener, failed: Callable[[Exception], None]) -> None:
-        """Made by the serving thread. `failed` is told what an action raises."""
+        """Made by the serving thread. `failed` is told what an action, or a reminder, raises."""
         super().__init__(name="ioas-watcher", daemon=True)
         self.deserted = False
         """Nobody uses the filter any more."""
@@ -91,17 +93,19 @@ class Watcher(threading.Thread):
         os.close(self._bell)
 
     def _act(self, fd: int) -> None:
-        action = self._actions.get(fd)
-        try:
-            if action:
-                action(fd)
-        except Exception as error:  # this thread must not end: signals would be lost
-            self._failed(error)
+        if action := self._actions.get(fd):
+            self._guard(action, fd)
 
     def _remind(self) -> None:
         reminders, self._reminders = self._reminders, []
         for action in reminders:
-            action()
+            self._guard(action)
+
+    def _guard(self, action: Callable[P, object], *arguments: P.args, **keywords: P.kwargs) -> None:
+        try:
+            action(*arguments, **keywords)
+        except Exception as error:  # this thread must not end: signals would be lost
+            self._failed(error)
 
     def _handle_signals(self, fd: int) -> None:
         for received in self._signals.read():

@@ -101,6 +101,7 @@ class Traps:
             self._tracer.adopt(ptrace.event_message(thread))
             ptrace.resume(thread)
         elif stop.event == _EVENT_EXEC:
+            self._tracer.lose(ptrace.event_message(thread))  # who executes takes the number of the first thread
             self._forget(thread)
             self._tracer.release(thread)
         elif stop.event == ptrace.EVENT_STOP and stop.signal != signal.SIGTRAP:
