@@ -54,7 +54,7 @@ sys.exit(42)
     done = tool("--output", "kept", "--", "python", "-c", script, "an argument", cwd=tmp_path)
 
     assert done.returncode == 42, done.stderr
-    assert done.stdout == f"{tmp_path} 0 {ascii(ODD)} an argument\n"
+    assert done.stdout == f"{tmp_path} 0 {ODD!a} an argument\n"
     assert done.stderr.splitlines()[-1] == "to stderr"
     assert (tmp_path / "kept/result").read_text() == sys.prefix
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
@@ -70,7 +70,7 @@ sys.exit(42)
         (["--", "sh", "-c", "sleep 1000 & echo started >&2"], 0, "started"),
         (["--timeout", "3", "--", "sleep", "1000"], 124, "still running after 3 s"),
         (["--", "sh", "-c", "echo c > /proc/sysrq-trigger"], 123, "the guest's kernel panicked"),
-        (["--", "sh", "-c", "echo o > /proc/sysrq-trigger; sleep 1000"], 123, "powered off before the command had ended"),
+        (["--", "sh", "-c", "echo o > /proc/sysrq-trigger; sleep 99"], 123, "powered off before the command had ended"),
     ],
 )
 def test_every_end_has_its_status(words: list[str], status: int, said: str) -> None:
@@ -105,7 +105,11 @@ def test_a_guest_that_stops_is_noticed(
     kernel, qemu = parts
     hit = Pipe(lambda _: os.kill(the_child(), number))
     session = Session(
-        Guest("iommu", kernel, qemu), ["sh", "-c", "echo here; sleep 1000"], ROOT, hit, io.BytesIO()  # type: ignore[arg-type]
+        Guest("iommu", kernel, qemu),
+        ["sh", "-c", "echo here; sleep 1000"],
+        ROOT,
+        hit,
+        io.BytesIO(),  # type: ignore[arg-type]
     )
 
     with pytest.raises(GuestError, match=reason):

@@ -82,7 +82,6 @@ def babbling() -> None:
 
 
 SCENES: dict[str, Callable[[], object]] = {
-    scene.__name__: scene
-    for scene in (well, panic, broken, killed, off, dark, silent, busy, lingering, babbling)
+    scene.__name__: scene for scene in (well, panic, broken, killed, off, dark, silent, busy, lingering, babbling)
 }
 SCENES[sys.argv[1]]()
