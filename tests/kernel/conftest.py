@@ -29,8 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "guests(*variants): the reference guests that a test runs in")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Say in each test's name which guest it runs in."""
+    """Say in each test's name which guest it runs in.
+
+    First of all, so that the names are the same wherever a session begins: in the guest it begins here.
+    """
     marker = metafunc.definition.get_closest_marker("guests")
     names = marker.args if marker else DEFAULT
     if unknown := set(names) - VARIANTS.keys():

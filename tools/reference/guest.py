@@ -74,7 +74,7 @@ class Guest:
         """What the guest's first process is to do."""
         return init.Job(
             argv=list(argv),
-            env={**self.environment, INSIDE: self.variant},
+            env={**self.environment, INSIDE: self.variant, "TMPDIR": init.TEMPORARY},
             cwd=str(cwd),
             devices=list(DEVICES.values()),
             shares={f"output{number}": str(path.resolve()) for number, path in enumerate(self.outputs)},

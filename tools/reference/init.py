@@ -24,6 +24,8 @@ from typing import TypedDict
 
 BEAT_SECONDS = 2.0
 PORTS = Path("/sys/class/virtio-ports")
+TEMPORARY = "/run/tmp"
+"""For temporary files: what stands in the host's /tmp may be somebody's that the guest's user may not look at."""
 PORT_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 CHUNK = 1 << 16
@@ -76,6 +78,8 @@ def change_root() -> None:
     check(LIBC.syscall(SYS_PIVOT_ROOT, b".", b"."), "pivot_root")
     check(LIBC.umount2(b".", MNT_DETACH), "umount of the old root")
     os.chdir("/")
+    os.mkdir(TEMPORARY)
+    os.chmod(TEMPORARY, 0o1777)
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(f"/proc/self/{target}", f"/dev/{name}")
 
