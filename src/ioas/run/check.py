@@ -140,7 +140,7 @@ def _look_into(pid: int, call: Call, listener: Listener) -> Iterator[Finding]:
         lambda: os.close(kernel.take_fd(pid, pid, 2)),
         "fetched by pidfd_getfd",
         "pidfd_getfd is not allowed: eventfds are made by ioas instead, and a dup of a device file serves no more than "
-        "ioctl, fstat and accesses of up to 8 bytes",
+        "ioctl and accesses of up to 8 bytes",
         "degraded",
     )
     yield _try(

@@ -66,6 +66,11 @@ def rules(ours: Sequence[FdRange], eventfds: bool) -> list[Rule]:
     def on_ours(number: Nr) -> Rule:
         return Rule(number, numbered())
 
+    def without_path(argument: int) -> tuple[tuple[Test, ...], ...]:
+        """A stat of a descriptor. Not of any number: programs that walk a tree make one for every directory."""
+        empty = Test(argument, _EMPTY_PATH, _EMPTY_PATH, _EMPTY_PATH)
+        return tuple((*test, empty) for test in numbered())
+
     def at_offset(number: Nr) -> Rule:
         return Rule(number, (*numbered(), _FAR, *(() if number in _VECTORS else (_SHORT,))))
 
@@ -75,14 +80,13 @@ def rules(ours: Sequence[FdRange], eventfds: bool) -> list[Rule]:
         Rule(Nr.IOCTL, ((Test(1, IOCTL_TYPE, IOCTL_TYPE, 0xFF00),), *numbered())),
         *map(on_ours, (Nr.READ, Nr.WRITE)),
         *map(at_offset, (Nr.PREAD64, Nr.PWRITE64, Nr.PREADV, Nr.PWRITEV, Nr.PREADV2, Nr.PWRITEV2)),
-        *map(on_ours, (Nr.READV, Nr.WRITEV, Nr.LSEEK, Nr.DUP)),
-        Rule(Nr.FSTAT),
+        *map(on_ours, (Nr.READV, Nr.WRITEV, Nr.LSEEK, Nr.DUP, Nr.FSTAT)),
         Rule(Nr.MMAP, (*numbered(4), (Test(3, _MAP_SHARED, _MAP_SHARED, _MAP_SHARED | _MAP_ANONYMOUS),))),
         Rule(Nr.FCNTL, tuple((*test, copy) for test in numbered() for copy in copies)),
         Rule(Nr.OPENAT, (_AT_CWD, _NO_DIRECTORY)),
         *map(Rule, (Nr.OPEN, Nr.OPENAT2, Nr.CREAT, Nr.STAT, Nr.LSTAT, Nr.ACCESS, Nr.READLINK)),
-        Rule(Nr.NEWFSTATAT, (_AT_CWD, (Test(3, _EMPTY_PATH, _EMPTY_PATH, _EMPTY_PATH),))),
-        Rule(Nr.STATX, (_AT_CWD, (Test(2, _EMPTY_PATH, _EMPTY_PATH, _EMPTY_PATH),))),
+        Rule(Nr.NEWFSTATAT, (_AT_CWD, *without_path(3))),
+        Rule(Nr.STATX, (_AT_CWD, *without_path(2))),
         *(Rule(number, (_AT_CWD,)) for number in (Nr.READLINKAT, Nr.FACCESSAT, Nr.FACCESSAT2)),
         *map(Rule, (Nr.GETXATTR, Nr.LGETXATTR, Nr.LISTXATTR, Nr.LLISTXATTR)),
         Rule(Nr.EPOLL_CTL, tuple((Test(1, _EPOLL_ADD, _EPOLL_ADD), *test) for test in numbered(2))),

@@ -229,7 +229,7 @@ class Server:
             if at is None:
                 self.reporter.warn_once(
                     "the program has no free descriptor number among those that ioas knows device files by (raise "
-                    "`ulimit -n`); on others only ioctl, fstat and accesses of up to 8 bytes with an offset work"
+                    "`ulimit -n`); on others only ioctl and accesses of up to 8 bytes with an offset work"
                 )
             return number
         finally:
