@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,10 @@ def _held(path: Path) -> bool:
     return False
 
 
+NO_NAMESPACE = re.compile(r"^ioas: a mount namespace is not allowed here.*\n", re.MULTILINE)
+_namespaces: dict[tuple[str, ...], bool] = {}
+
+
 class Runner:
     """``run(program, argument..., options=[...])`` and ``run.python(source)``; output as text."""
 
@@ -51,7 +56,18 @@ class Runner:
     def __call__(self, *argv: str, options: Sequence[str] = (), **keywords: object) -> Done:
         given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "env": self.environment()}
         given |= keywords
-        return subprocess.run(self.command(*argv, options=options), check=False, **given)  # type: ignore[call-overload, no-any-return]
+        done: Done = subprocess.run(self.command(*argv, options=options), check=False, **given)  # type: ignore[call-overload]
+        if isinstance(done.stderr, str) and not self.has_namespace():
+            done.stderr = NO_NAMESPACE.sub("", done.stderr)
+        return done
+
+    def has_namespace(self) -> bool:
+        """Whether programs get a mount namespace here; a chroot and many containers allow none, and ioas says so."""
+        if self.prefix not in _namespaces:
+            command = self.command("true", options=["--explain"])
+            said = subprocess.run(command, check=False, capture_output=True, text=True, env=self.environment()).stderr
+            _namespaces[self.prefix] = NO_NAMESPACE.search(said) is None
+        return _namespaces[self.prefix]
 
     def python(self, source: str, *argv: str, options: Sequence[str] = (), **keywords: object) -> Done:
         return self(*self.script(source, *argv), options=options, **keywords)

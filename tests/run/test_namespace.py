@@ -164,6 +164,12 @@ def test_real_devices_cannot_be_shown_without_a_namespace() -> None:
     assert "--with-real needs the namespace" in done.stderr
 
 
+def said_all(runner: Runner, *argv: str, options: list[str]) -> subprocess.CompletedProcess[str]:
+    """As `runner` does it, with what is said about namespaces."""
+    command = runner.command(*argv, options=options)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=runner.environment())
+
+
 def test_a_refused_namespace_is_no_reason_not_to_run(run: Runner) -> None:
     """A filter that refuses unshare(2), as container profiles have one, put on the command itself."""
     refuse = (
@@ -176,9 +182,9 @@ def test_a_refused_namespace_is_no_reason_not_to_run(run: Runner) -> None:
         "os.execv(sys.argv[1], sys.argv[1:])\n"
     )
     limited = Runner([*run.prefix, sys.executable, "-c", refuse])
-    done = limited("cat", f"{BDF}/vendor", options=["--explain"])
+    done = said_all(limited, "cat", f"{BDF}/vendor", options=["--explain"])
     assert (done.stdout, done.returncode) == ("0x1234\n", 0)
     assert "a mount namespace is not allowed here (EPERM)" in done.stderr
-    done = limited("true", options=["--with-real"])
+    done = said_all(limited, "true", options=["--with-real"])
     assert done.returncode == 125
     assert "the real devices cannot be shown beside the machine's" in done.stderr

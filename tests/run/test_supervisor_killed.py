@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
@@ -53,7 +55,11 @@ def end_of(run: Runner, source: str, *argv: str, options: list[str]) -> str:
 
 
 @pytest.mark.parametrize("busy", ["0", "1"])
-def test_in_a_namespace_everybody_is_killed_whatever_they_do(run_as_anyone: Runner, busy: str) -> None:
+def test_in_a_namespace_everybody_is_killed_whatever_they_do(
+    run_as_anyone: Runner, busy: str, require: Callable[[str, str], NoReturn]
+) -> None:
+    if not run_as_anyone.has_namespace():
+        require("namespace", "a mount namespace is not allowed here")
     before = left_in_shm()
     said = end_of(run_as_anyone, FAMILY.replace("{rest}", "time.sleep(60)"), busy, options=[])
     assert said == "ioas: the supervisor has been killed; the program is ended\n"

@@ -44,7 +44,7 @@ def test_the_status_is_the_commands_and_its_streams_stay_apart() -> None:
     assert run.status() == 7
     job = json.loads(run.out.getvalue())
     assert (job["argv"], job["cwd"]) == (["command", "-x"], "/here")
-    assert job["env"] == {"A": "b", "IOAS_GUEST": "iommu"}
+    assert job["env"] == {"A": "b", "IOAS_GUEST": "iommu", "TMPDIR": "/run/tmp"}
     assert run.err.getvalue() == b"to the other stream"
 
 
