@@ -41,7 +41,7 @@ def build(again: bool) -> None:
 @click.option("--output", "outputs", multiple=True, type=click.Path(file_okay=False, path_type=Path),
               help="A directory of the host that the guest may write; made when missing. Repeatable.")  # fmt: skip
 @click.option("--memory", type=click.IntRange(min=512), default=2048, show_default=True, help="MiB.")
-@click.option("--processors", type=click.IntRange(1, 8), default=2, show_default=True)
+@click.option("--processors", type=click.IntRange(1, 8), default=1, show_default=True)
 @click.option("--console", is_flag=True, help="Print what the guest's kernel said, at the end.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(

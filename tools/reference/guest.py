@@ -52,7 +52,8 @@ class Guest:
     qemu: tuple[str, ...]
     outputs: tuple[Path, ...] = ()
     memory: int = 2048
-    processors: int = 2
+    processors: int = 1
+    """QEMU's emulation of several has stood still at times, without a word."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def __post_init__(self) -> None:
