@@ -21,6 +21,10 @@ _REASONS = {
     "permission": "the mapping does not allow this access",
     "bus": "the memory behind the mapping is gone",
 }
+_UNSENT = {
+    "bus master off": "bus mastering is off in the device's command register",
+    "pasid off": "the device does not send this PASID: it has none, they are off, or they are narrower",
+}
 
 
 class CountedPort(DmaPort):
@@ -57,6 +61,6 @@ def describe_fault(record: FaultRecord) -> tuple[str, str]:
     pasid = "" if record.pasid is None else f", PASID {record.pasid}"
     size = f"{record.length} byte{'' if record.length == 1 else 's'}"
     stopped = f"{record.requester}: DMA {access} of {size} stopped "
-    if record.reason == "bus master off":
-        return f"{stopped}at IOVA {record.iova:#x}{pasid}", "bus mastering is off in the device's command register"
+    if record.reason in _UNSENT:
+        return f"{stopped}at IOVA {record.iova:#x}{pasid}", _UNSENT[record.reason]
     return f"{stopped}by the IOMMU at IOVA {record.iova:#x}{pasid}", _REASONS.get(record.reason, record.reason)

@@ -40,6 +40,10 @@ class Requester:
         """Who takes its requests to somebody who answers; there while it is bound."""
         self.max_pasid_log2 = 0
         """Width of the PASIDs that the device itself can send; 0: none."""
+        self.pasid_execute = False
+        """Whether its requests with a PASID may ask for code (PCI: Execute Permission Enable)."""
+        self.pasid_privileged = False
+        """Whether they may be privileged (PCI: Privileged Mode Enable)."""
         self.domains: dict[int | None, AnyDomain] = {}
         """What is attached, by PASID; None is DMA without one. Change it by `attach` alone."""
         self.dma = DmaPort(self)

@@ -6,7 +6,7 @@ import enum
 from typing import Literal, NamedTuple
 
 RegionKind = Literal["direct", "direct-relaxable", "reserved", "msi", "sw-msi"]
-FaultReason = Literal["blocked", "pasid", "aperture", "not mapped", "permission", "bus", "bus master off"]
+FaultReason = Literal["blocked", "pasid", "aperture", "not mapped", "permission", "bus", "bus master off", "pasid off"]
 
 
 class Prot(enum.IntFlag):
@@ -41,8 +41,8 @@ class FaultRecord(NamedTuple):
 
     `iova` is the first byte that could not be reached, `length` the length of the whole request.
     `reason`: "blocked" (no domain attached), "pasid" (no domain for this PASID), "aperture", "not mapped",
-    "permission", "bus" (translated, but no memory answers there), or "bus master off" (the request never left the
-    device). `time` is time.monotonic().
+    "permission", "bus" (translated, but no memory answers there); or the request never left the device: "bus master
+    off", "pasid off" (it sends no PASIDs, or not this one). `time` is time.monotonic().
     """
 
     requester: str

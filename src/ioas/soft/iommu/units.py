@@ -43,7 +43,8 @@ _CAP = (
     ("DWD: drains writes", 54, 1),
     ("DRD: drains reads", 55, 1),
 )
-# 11.4.3 Extended Capability Register. No PASIDs: what is not built is not offered.
+PASID_WIDTH = 20
+# 11.4.3 Extended Capability Register.
 _ECAP = (
     ("C: walks are coherent", 0, 1),
     ("QI: queued invalidation", 1, 1),
@@ -56,6 +57,8 @@ _ECAP = (
 )
 _ECAP_SCALABLE = (
     ("NEST: nested translation", 26, 1),
+    ("PSS: PASIDs of 20 bits", 35, PASID_WIDTH - 1),
+    ("PASID", 40, 1),
     ("SMTS: scalable mode", 43, 1),
     ("SSTS: second stages", 46, 1),
     ("FSTS: first stages", 47, 1),
@@ -74,7 +77,7 @@ def _register(fields: tuple[tuple[str, int, int], ...]) -> int:
 
 
 class VtdUnit(Unit):
-    """Intel VT-d, with second-stage tables of 3 or 4 levels: 39 or 48 bits. In scalable mode it nests."""
+    """Intel VT-d, with second-stage tables of 3 or 4 levels: 39 or 48 bits; nesting and PASIDs in scalable mode."""
 
     kind = "vtd"
     info_type = IOMMU_HW_INFO_TYPE_INTEL_VTD
@@ -85,6 +88,7 @@ class VtdUnit(Unit):
         self._levels = levels
         self.nested = scalable
         self.first_stage_width = 48 if scalable else 0
+        self.max_pasid_log2 = PASID_WIDTH if scalable else 0
         super().__init__(system, name, geometry)
 
     def _format(self, *, nest_parent: bool) -> Format:
@@ -156,8 +160,8 @@ def vtd_unit(
 ) -> Unit:
     """A VT-d unit: second-stage tables of 4 levels (`address_width` 48) or 3 (39), 4K, 2M and 1G pages.
 
-    `scalable` mode lets programs nest first-stage tables of their own (IOMMU_HWPT_DATA_VTD_S1). `geometry` overrides
-    the aperture. Raises UsageError for another width.
+    `scalable` mode lets programs nest first-stage tables of their own (IOMMU_HWPT_DATA_VTD_S1) and give devices an
+    address space for each PASID. `geometry` overrides the aperture. Raises UsageError for another width.
     """
     if address_width not in _VTD_LEVELS:
         raise UsageError(f"a VT-d unit translates {' or '.join(map(str, _VTD_LEVELS))} bits here, not {address_width}")

@@ -11,6 +11,8 @@ from ioas.soft.iommufd.dispatch import Call
 from ioas.uapi.iommufd import (
     IOMMU_HW_CAP_DIRTY_TRACKING,
     IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED,
+    IOMMU_HW_CAP_PCI_PASID_EXEC,
+    IOMMU_HW_CAP_PCI_PASID_PRIV,
     IOMMU_HW_INFO_FLAG_INPUT_TYPE,
     IOMMU_HW_INFO_TYPE_DEFAULT,
     iommu_hw_info,
@@ -37,10 +39,19 @@ def get_hw_info(call: Call[iommu_hw_info]) -> None:
     command.out_data_type = kind
     command.data_len = len(data)
     command.out_max_pasid_log2 = device.max_pasid_log2
-    command.out_capabilities = IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
-    if device.dirty_capable:
-        command.out_capabilities |= IOMMU_HW_CAP_DIRTY_TRACKING
+    command.out_capabilities = _capabilities(device)
     call.respond()
+
+
+def _capabilities(device: Device) -> int:
+    found = IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
+    if device.dirty_capable:
+        found |= IOMMU_HW_CAP_DIRTY_TRACKING
+    if device.max_pasid_log2 and device.requester.pasid_execute:
+        found |= IOMMU_HW_CAP_PCI_PASID_EXEC
+    if device.max_pasid_log2 and device.requester.pasid_privileged:
+        found |= IOMMU_HW_CAP_PCI_PASID_PRIV
+    return found
 
 
 def _clear(memory: AddressSpace, address: int, length: int) -> None:

@@ -2,7 +2,7 @@
 
 from ioas.soft.pci.address import Bdf
 from ioas.soft.pci.bars import Bar, BarKind, Rom
-from ioas.soft.pci.capabilities import Acs, Aer, Capability, Msi, Msix, Pcie, PowerManagement
+from ioas.soft.pci.capabilities import Acs, Aer, Capability, Msi, Msix, Pasid, Pcie, PowerManagement
 from ioas.soft.pci.config import Config
 from ioas.soft.pci.dma import Dma
 from ioas.soft.pci.function import Function, Incident
@@ -37,6 +37,7 @@ __all__ = [
     "Node",
     "Option",
     "OptionValue",
+    "Pasid",
     "Pcie",
     "PowerManagement",
     "Register",

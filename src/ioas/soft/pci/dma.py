@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ioas.soft.iommu import FaultRecord
+from ioas.soft.iommu import FaultReason, FaultRecord
+from ioas.soft.pci import pasids
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -22,7 +23,8 @@ _FOR_EVER = float(1 << 31)
 class Dma:
     """DMA of one function: through its requester's translation, as long as bus mastering is on.
 
-    A transfer that is stopped is a fault record of the machine's `System`, never an exception.
+    `pasid` names one of the function's address spaces (`ioas.soft.pci.Pasid`); without, it is the function's own. A
+    transfer that is stopped is a fault record of the machine's `System`, never an exception.
     """
 
     def __init__(self, function: Function) -> None:
@@ -88,9 +90,14 @@ class Dma:
             answered(False)
 
     def _allowed(self, iova: int, length: int, write: bool, pasid: int | None) -> bool:
-        if self._function.master_enabled:
+        reason: FaultReason
+        if not self._function.master_enabled:
+            reason = "bus master off"
+        elif pasid is not None and not pasids.can_send(self._function, pasid):
+            reason = "pasid off"
+        else:
             return True
         requester = self._function.requester
-        record = FaultRecord(requester.name, iova, length, write, pasid, "bus master off", time.monotonic())
+        record = FaultRecord(requester.name, iova, length, write, pasid, reason, time.monotonic())
         requester.system.fault(record)
         return False

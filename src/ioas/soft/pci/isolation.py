@@ -46,11 +46,11 @@ def _flags_enabled(function: Function, services: int) -> bool:
     return function.config.get(offset + acs.CONTROL, 2) & wanted == wanted
 
 
-def acs_path_enabled(function: Function) -> bool:
+def acs_path_enabled(function: Function, services: int = acs.ISOLATING) -> bool:
     """Whether `acs_enabled` holds for `function` and every bridge above it."""
     above: Function | None = function
     while above is not None:
-        if not acs_enabled(above):
+        if not acs_enabled(above, services):
             return False
         above = above.place.bus.port
     return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import UsageError
 from ioas.soft.iommu import Requester
-from ioas.soft.pci import header, isolation, windows
+from ioas.soft.pci import header, isolation, pasids, windows
 from ioas.soft.pci.address import Bdf
 from ioas.soft.pci.function import Function, Place
 from ioas.soft.pci.ports import HostBridge, RootPort, RootPortWithoutAcs
@@ -161,6 +161,7 @@ class Topology:
                 groups[function] = group
             function.requester = Requester(self.system, str(function.bdf), self.unit, group)
             function.requester.page_requests = function.page_requests
+            pasids.set_up(function)
 
     def close(self) -> None:
         """Stop the machine's time: nothing that models have under way happens any more. Idempotent."""

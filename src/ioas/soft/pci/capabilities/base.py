@@ -18,6 +18,8 @@ class Capability:
     """Whether it belongs into the list from 0x100 (which needs PCI Express)."""
     version: ClassVar[int] = 1
     """The version in an extended capability's header."""
+    prefixes: ClassVar[bool] = False
+    """Whether requests carry TLP prefixes because of it, which the PCI Express capability then tells."""
 
     @property
     def length(self) -> int:

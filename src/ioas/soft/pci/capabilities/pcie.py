@@ -35,6 +35,9 @@ _ROLE_BASED_ERRORS = 0x8000
 _DEVICE_CONTROL_WRITABLE = 0x7FFF
 _DEVICE_STATUS_ERRORS = 0x000F
 _ARI_FORWARDING = 0x20
+END_TO_END_PREFIXES = 1 << 21
+_EXTENDED_FORMAT = 1 << 20
+"""Of TLPs: what prefixes need."""
 
 SPEEDS = {1: "2.5 GT/s", 2: "5.0 GT/s", 3: "8.0 GT/s", 4: "16.0 GT/s", 5: "32.0 GT/s", 6: "64.0 GT/s"}
 """Link speed codes as sysfs spells them."""
@@ -89,8 +92,11 @@ class Pcie(Capability):
         writable = _DEVICE_CONTROL_WRITABLE | (INITIATE_FLR if self.flr else 0)
         config.declare(offset + DEVICE_CONTROL, 2, 0x2810, writable=writable)
         config.declare(offset + DEVICE_STATUS, 2, 0, clearable=_DEVICE_STATUS_ERRORS)
-        forwarding = _ARI_FORWARDING if self.port_type == ROOT_PORT else 0
-        config.declare(offset + DEVICE_CAPABILITIES_2, 4, forwarding)
+        is_port = self.port_type == ROOT_PORT
+        forwarding = _ARI_FORWARDING if is_port else 0
+        has_prefixes = is_port or any(each.prefixes for each in function.capabilities)
+        prefixes = END_TO_END_PREFIXES | _EXTENDED_FORMAT if has_prefixes else 0
+        config.declare(offset + DEVICE_CAPABILITIES_2, 4, forwarding | prefixes)
         config.declare(offset + DEVICE_CONTROL_2, 2, 0, writable=forwarding | 0x001F)
 
     def _declare_link(self, function: Function, offset: int) -> None:
