@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEVICE := 0000:01:00.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench bench-guest reference differential conformance headers clean
+.PHONY: help setup run test lint bench bench-guest reference differential conformance clients headers clean
 
 help: ## list the goals
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,9 @@ headers: setup ## fetch Linux 7.3's headers and selftests into the cache (or set
 
 conformance: setup ## run the kernel's own iommufd and VFIO selftests under `ioas run`
 	@$(BIN)/python -m tools.kernel conformance
+
+clients: reference ## run other people's programs under `ioas run`: QEMU with a Linux guest, lspci, dpdk-devbind.py
+	@IOAS_REQUIRE=clients,cc $(BIN)/python -m pytest tests/clients -v
 
 CALLS ?= 100000
 SEED ?= 1

@@ -16,6 +16,7 @@ LANES = {
     "cc": "a C compiler and libc headers, for probes and example programs",
     "uapi": "the 7.3 uAPI headers: a fetched linux-libc-dev, or IOAS_LINUX",
     "conformance": "the kernel's selftests, fetched and built by `make conformance`",
+    "clients": "programs of other people: Debian's QEMU, lspci and dpdk-devbind.py, and a kernel for a guest to boot",
     "run": "seccomp user notification, which `ioas run` stands on",
     "namespace": "a mount namespace of one's own, which containers may refuse",
     "kernel": "the reference guest, which `make reference` builds: the real kernel under QEMU",

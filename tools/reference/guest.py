@@ -19,6 +19,7 @@ from tools.reference import init
 PORTS = ("control", "out", "err")
 # The device models, as QEMU names them, with their ids.
 DEVICES = {"edu": "1234:11e8", "nvme,drive=disk,serial=ioas": "1b36:0010", "igb,netdev=net": "8086:10c9"}
+BACKENDS = ("-netdev", "user,id=net,restrict=on")
 DISK_BYTES = 64 << 20
 LINE_BYTES = 2048  # the kernel's COMMAND_LINE_SIZE on x86
 INSIDE = "IOAS_GUEST"
@@ -45,7 +46,10 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest to be: `variant` of `VARIANTS`, `outputs` the host's directories that it may write, `memory` in MiB."""
+    """A guest to be: `variant` of `VARIANTS`, `outputs` the host's directories that it may write, `memory` in MiB.
+
+    `devices`: those behind the root ports, as QEMU names them, with their ids; `backends`: words that they need.
+    """
 
     variant: str
     kernel: Path
@@ -55,6 +59,8 @@ class Guest:
     processors: int = 1
     """QEMU's emulation of several has stood still at times, without a word."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    devices: Mapping[str, str] = field(default_factory=lambda: DEVICES)
+    backends: tuple[str, ...] = BACKENDS
 
     def __post_init__(self) -> None:
         for output in self.outputs:
@@ -67,8 +73,8 @@ class Guest:
         machine += ["-smp", str(self.processors), "-m", str(self.memory)]
         quiet = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]
         return [
-            *self.qemu, *machine, *quiet, *VARIANTS[self.variant].qemu, *_devices(disk), *_ports(ports), *self._files(),
-            "-kernel", str(self.kernel), "-append", self._arguments(),
+            *self.qemu, *machine, *quiet, *VARIANTS[self.variant].qemu, *self._devices(disk), *_ports(ports),
+            *self._files(), "-kernel", str(self.kernel), "-append", self._arguments(),
         ]  # fmt: skip
 
     def job(self, argv: Sequence[str], cwd: Path) -> init.Job:
@@ -77,9 +83,16 @@ class Guest:
             argv=list(argv),
             env={**self.environment, INSIDE: self.variant, "TMPDIR": init.TEMPORARY},
             cwd=str(cwd),
-            devices=list(DEVICES.values()),
+            devices=list(self.devices.values()),
             shares={f"output{number}": str(path.resolve()) for number, path in enumerate(self.outputs)},
         )
+
+    def _devices(self, disk: int) -> list[str]:
+        words = ["-drive", f"if=none,id=disk,format=raw,file.locking=off,file=/proc/self/fd/{disk}", *self.backends]
+        for number, model in enumerate(self.devices, 1):
+            words += ["-device", f"pcie-root-port,id=port{number},chassis={number},addr={number}.0"]
+            words += ["-device", f"{model},bus=port{number}"]
+        return words
 
     def _files(self) -> list[str]:
         words = _export("root", Path("/"), "readonly=on")
@@ -103,15 +116,6 @@ def _export(tag: str, path: Path, *options: str) -> list[str]:
     where = str(path).replace(",", ",,")  # QEMU's own escape
     backend = ",".join(["local", f"id={tag}", f"path={where}", "security_model=none", "multidevs=remap", *options])
     return ["-fsdev", backend, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
-
-
-def _devices(disk: int) -> list[str]:
-    words = ["-drive", f"if=none,id=disk,format=raw,file.locking=off,file=/proc/self/fd/{disk}"]
-    words += ["-netdev", "user,id=net,restrict=on"]
-    for number, model in enumerate(DEVICES, 1):
-        words += ["-device", f"pcie-root-port,id=port{number},chassis={number},addr={number}.0"]
-        words += ["-device", f"{model},bus=port{number}"]
-    return words
 
 
 def _ports(sockets: Sequence[int]) -> list[str]:

@@ -1,5 +1,7 @@
 """The programs that the guest needs, beside Python: QEMU with an igb device, and what Linux is built with.
 
+And those that look at PCI devices, for tests of unmodified programs.
+
 What is installed is taken. What is not is fetched on Debian, without root: the packages are unpacked into the cache
 and run from there. A compiler is too much of a system for that and has to be installed.
 """
@@ -24,6 +26,7 @@ MODELS = ("edu", "igb", "intel-iommu", "nvme", "virtio-9p-pci", "virtserialport"
 BACKPORTS = {"bookworm": "bookworm-backports"}
 COMPILER = {"cc": "gcc", "ld": "binutils", "make": "make"}
 BUILD = {"flex": "flex", "bison": "bison", "bc": "bc", "m4": "m4"}
+PCI_TOOLS = {"lspci": "pciutils", "setpci": "pciutils", "dpdk-devbind.py": "dpdk"}
 LIBELF, LIBELF_PACKAGE = "/usr/include/gelf.h", "libelf-dev"
 FIRMWARE = ("usr/share/qemu", "usr/share/seabios")
 LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
@@ -65,6 +68,19 @@ def for_kernel(say: Say) -> dict[str, str]:
         added["BISON_PKGDATADIR"] = str(box / "usr/share/bison")
     search = {"LD_LIBRARY_PATH": _libraries(box), "LIBRARY_PATH": _libraries(box), "CPATH": str(box / "usr/include")}
     return {**os.environ, **added, **search}
+
+
+def pci_tools(say: Say) -> dict[str, str]:
+    """The environment in which lspci, setpci and dpdk-devbind.py are found.
+
+    Raises EnvironmentRefusal naming the packages where they are neither installed nor to be fetched.
+    """
+    missing = sorted({package for program, package in PCI_TOOLS.items() if not shutil.which(program)})
+    if not missing:
+        return dict(os.environ)
+    box = _box(missing, None, f"install {', '.join(missing)}", say)
+    path = f"{box / 'usr/bin'}:{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, "LD_LIBRARY_PATH": _libraries(box)}
 
 
 def _has_models(command: Sequence[str]) -> bool:

@@ -7,14 +7,11 @@ out on its mapping of ours.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Iterator
 
 import pytest
 
-from ioas.errors import EnvironmentRefusal
 from tests.run.conftest import Runner
-from tools.reference import kernels, toolbox
 
 SLOT, BAR = 3 << 11, 0xE0000000
 MEMORY_AND_MASTER = 6
@@ -43,17 +40,6 @@ class Guest:
     def config_write(self, offset: int, value: int) -> None:
         self.ask("outl", 0xCF8, 0x80000000 | SLOT | offset)
         self.ask("outl", 0xCFC, value)
-
-
-@pytest.fixture(scope="module")
-def qemu(require: Callable[[str, str], NoReturn]) -> tuple[str, ...]:
-    """The words that start QEMU: the reference guest's (lane kernel)."""
-    if kernels.found("default") is None:
-        require("kernel", "the guest's kernels are not built, and QEMU comes with them; see `make reference`")
-    try:
-        return toolbox.qemu(lambda _: None)
-    except EnvironmentRefusal as refusal:
-        return require("kernel", str(refusal))
 
 
 @pytest.fixture(params=["", ",x-no-mmap=on"], ids=["mapped", "x-no-mmap"])

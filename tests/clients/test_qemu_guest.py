@@ -1,0 +1,59 @@
+"""Debian's QEMU, unmodified, passes our edu through to a Linux guest, whose programs drive it as if it were there.
+
+The guest's programs know nothing of any of this: lspci, a driver without an IOMMU, and the edu example, which in the
+guest has an IOMMU of its own that QEMU emulates and whose mappings it makes on ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import ADDRESS, EDU, Passthrough
+
+HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "examples/edu.c"
+IOMMUFD = ("-object", "iommufd,id=i")
+BY_IOMMUFD = f"vfio-pci,host={ADDRESS},iommufd=i"
+# lspci says more where libkmod is configured, which is no business of ours
+SCRIPT = 'lspci -n -s "$1" 2>/dev/null && lspci -v -n -s "$1" 2>/dev/null | grep driver && exec "$2" "$1" "$3"'
+
+
+def drive(boot: Passthrough, program: Path, device: str, backends: tuple[str, ...]) -> list[str]:
+    """The lines of lspci and of the driver without an IOMMU, in a guest that edu is passed through to."""
+    words = ["sh", "-ec", SCRIPT, "sh", ADDRESS, str(program), "/dev/vfio/noiommu-0"]
+    return boot("noiommu", device, words, backends).splitlines()
+
+
+EXPECTED = [
+    f"01:00.0 00ff: {EDU} (rev 10)",
+    "\tKernel driver in use: vfio-pci",
+    "identification 0x10000ed",
+    "liveness 0xedcba987",
+    "factorial 3628800",
+    "factorial by interrupt 479001600",
+    "DMA both ways, 4096 bytes each",
+    "the kernel has counted 3 interrupts",
+]
+
+
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "x-no-mmap"])
+def test_a_linux_guest_finds_and_drives_the_device(
+    boot: Passthrough, compiled: Callable[[Path], Path], mapped: bool
+) -> None:
+    device = BY_IOMMUFD + ("" if mapped else ",x-no-mmap=on")
+    assert drive(boot, compiled(HERE / "edu_noiommu.c"), device, IOMMUFD) == EXPECTED
+
+
+def test_an_iommu_in_the_guest_stops_the_device_there(boot: Passthrough, compiled: Callable[[Path], Path]) -> None:
+    lines = boot("iommu", BY_IOMMUFD, [str(compiled(EXAMPLE)), ADDRESS], IOMMUFD).splitlines()
+
+    assert lines[1:] == [
+        "identification 0x010000ed, alive",
+        "10! = 3628800",
+        'memory to device by DMA: "Hello from user space", interrupt received',
+        'device to memory by DMA: "Hello from user space", interrupt received',
+        "device to memory after unmapping: stopped by the IOMMU, memory unchanged",
+    ]
