@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
-from tests.run.conftest import Runner
+from tests.run.conftest import CLIENTS, NO_NAMESPACE, Runner
 
 REFUSED = """
 from edu import *
@@ -78,8 +79,52 @@ def test_a_bug_of_ours_is_one_line_and_an_error_to_the_program(run: Runner) -> N
         status = Supervisor(Broken(), [sys.executable, "-c", client]).run()
         sys.exit(status)
     """
-    import subprocess
-
     done = subprocess.run(run.script(machine), capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout, done.returncode) == ("5\n", 0)
     assert re.fullmatch(r"ioas: internal error at .*: ZeroDivisionError: oops; please report .*\n", done.stderr)
+
+
+BROKEN = """
+import ioas.soft.host.models as models
+from ioas.devices.edu import Edu
+
+class Broken(Edu):
+    def write_window(self, bar, offset, data):
+        raise ZeroDivisionError("oops")
+
+models.load_model = lambda name: Broken
+import ioas.soft.host.assembly as assembly
+assembly.load_model = models.load_model
+from ioas.cli.main import main
+sys.argv = ["ioas", "run", *OPTIONS, "--", sys.executable, "-B", "-c", CLIENT]
+main()
+"""
+DRIVER = """
+from edu import *
+machine = Machine()
+machine.register(0x08, 5)
+print(hex(machine.register(0)))
+"""
+
+
+def dead(run: Runner, *options: str) -> subprocess.CompletedProcess[str]:
+    head = f"import sys; sys.path.insert(0, {str(CLIENTS)!r})\n"
+    source = BROKEN.replace("OPTIONS", repr(list(options))).replace("CLIENT", repr(head + DRIVER))
+    return subprocess.run(run.script(source), capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_model_that_fails_is_told_and_the_program_sees_a_dead_device(run: Runner) -> None:
+    done = dead(run)
+    said = NO_NAMESPACE.sub("", done.stderr)
+    assert (done.stdout, done.returncode) == ("0xffffffff\n", 0)
+    assert said.startswith("ioas: the model of edu 0000:01:00.0 failed in a write of 4 bytes (0x5) to factorial ")
+    assert "ZeroDivisionError: oops (<string>:" in said
+    assert said.endswith("--explain shows the traceback\n")
+    assert said.count("\n") == 1
+
+
+def test_explain_shows_the_traceback_of_the_model(run: Runner) -> None:
+    done = dead(run, "--explain", "--summary")
+    assert "ioas:   Traceback (most recent call last):" in done.stderr
+    assert all(line.startswith("ioas: ") for line in done.stderr.splitlines())
+    assert "1 failure of device models" in done.stderr

@@ -14,6 +14,7 @@ from ioas.api import Device, FaultQueue, Ioas, Iommufd
 from ioas.devices import edu
 from ioas.errors import NoDevice
 from ioas.soft.iommufd import Device as BoundDevice
+from ioas.testing import expect_failure
 from ioas.uapi.iommufd import IOMMU_PGFAULT_PERM_READ, IOMMU_PGFAULT_PERM_WRITE
 
 BDF = "0000:01:00.0"
@@ -155,5 +156,30 @@ def test_a_device_that_asks_for_nothing_gets_no_table_with_a_queue() -> None:
         driver = Driver(host, iommufd, device)
         with pytest.raises(NoDevice, match="asks for no pages"):
             device.attach(driver.table)
+        driver.table.close()
+        driver.queue.close()
+
+
+class Clumsy(edu.Edu):
+    """It cannot take what it asked for."""
+
+    def _move(self, start: int, address: int, *, write: bool) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_model_that_fails_when_its_page_has_come_is_told_with_the_transfer() -> None:
+    with (
+        ioas.SoftHost(devices=[Clumsy(pri=True)]) as host,
+        host.iommufd() as iommufd,
+        host.device(BDF) as device,
+    ):
+        driver = Driver(host, iommufd, device)
+        device.attach(driver.table)
+        driver.start(IOVA, 0)
+        with expect_failure(host, BDF, ZeroDivisionError) as failures:
+            driver.queue.respond(driver.queue.wait(10)[0].cookie, resolved=False)
+        assert failures[0].access == f"the callback of a DMA read at {IOVA:#x} (_move)"
+        assert host.failures() == []
+        device.detach()
         driver.table.close()
         driver.queue.close()

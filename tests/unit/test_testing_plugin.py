@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy  # noqa: F401 - here, for a run within this process would load it, and drop it again
@@ -271,3 +272,52 @@ def test_where_ioas_run_does_not_work_it_is_skipped(pytester: pytest.Pytester, m
     result = outcome(pytester, "def test_it(ioas_run): raise ValueError", "-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*`ioas run` does not work here: no seccomp here*"])
+
+
+FRAGILE = """
+from ioas.soft.pci import Bar, Function
+from ioas.testing import expect_failure
+
+
+class Fragile(Function):
+    model = "fragile"
+    window = Bar(0, 4096)
+    order = window.register(0)
+
+    @order.on_write
+    def _order_written(self, value):
+        raise ZeroDivisionError("oops")
+
+
+def break_it(host):
+    with host.iommufd() as iommufd, host.device("0000:01:00.0") as device:
+        device.bind(iommufd)
+        device.bar(0).write32(0, 1)
+"""
+
+
+def test_a_model_that_fails_is_an_error_of_the_test_that_did_not_expect_it(pytester: pytest.Pytester) -> None:
+    text = """
+    def test_unexpected(ioas_soft_host):
+        break_it(ioas_soft_host([Fragile()]))
+
+    def test_expected(ioas_soft_host):
+        host = ioas_soft_host([Fragile()])
+        with expect_failure(host, "0000:01:00.0", ZeroDivisionError) as failures:
+            break_it(host)
+        assert failures[0].access == "a write of 4 bytes (0x1) to order (BAR 0, offset 0x0)"
+
+    def test_expected_in_vain(ioas_soft_host):
+        host = ioas_soft_host([Fragile()])
+        with expect_failure(host, "0000:01:00.0", within=0):
+            pass
+    """
+    result = outcome(pytester, FRAGILE + textwrap.dedent(text))
+    result.assert_outcomes(passed=2, failed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*the model of fragile 0000:01:00.0 failed in a write of 4 bytes (0x1) to order*ZeroDivisionError: oops*",
+            '*raise ZeroDivisionError("oops")',
+            "*AssertionError: the model at 0000:01:00.0 did not raise Exception: no model failed at all",
+        ]
+    )

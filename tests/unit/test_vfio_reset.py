@@ -187,14 +187,19 @@ class Broken(Rich):
             raise ZeroDivisionError
 
 
-def test_a_model_that_fails_while_it_is_opened_leaves_nothing_bound() -> None:
+def test_a_device_whose_model_fails_while_it_is_opened_is_dead_until_it_is_opened_again() -> None:
     model = Broken()
     with running(model) as client:
         model.fails = True
-        with pytest.raises(ZeroDivisionError):
-            client.bind()
+        client.bind()
+        assert client.read(0, 4) == b"\xff" * 4
+        info = client.call(vfio.VFIO_DEVICE_GET_INFO, vfio.vfio_device_info(argsz=20))
+        assert not info.flags & vfio.VFIO_DEVICE_FLAGS_RESET
+        client.device.close()
         model.fails = False
-        assert client.bind()
+        client.device = client.open("/dev/vfio/devices/vfio0")
+        client.bind()
+        assert model.failure is None
 
 
 @pytest.mark.parametrize("asleep", [False, True])

@@ -10,7 +10,7 @@ from ioas.api.host import BaseHost
 from ioas.host.local import LocalCaller
 from ioas.soft.host import SoftHost as Machine
 from ioas.soft.iommu import FaultRecord
-from ioas.soft.pci import Function
+from ioas.soft.pci import Failure, Function
 from ioas.sysfs import Sysfs
 
 
@@ -58,3 +58,7 @@ class SoftHost(BaseHost):
     def faults(self) -> list[FaultRecord]:
         """The DMA that the IOMMU stopped, oldest first (the machine remembers a bounded number)."""
         return list(self.machine.system.faults)
+
+    def failures(self) -> list[Failure]:
+        """The device models that raised in their own code, oldest first (the machine remembers a bounded number)."""
+        return list(self.machine.failures)

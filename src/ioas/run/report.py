@@ -11,9 +11,13 @@ import os
 import sys
 import traceback
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError
 from ioas.host.maps import Vma
+
+if TYPE_CHECKING:
+    from ioas.soft.pci import Failure
 
 _STDERR = 2
 _NO_BREAK = str.maketrans({"\n": "\\n", "\r": "\\r"})
@@ -28,6 +32,7 @@ class Reporter:
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.faults = 0
+        self.failures = 0
         self.bytes_read = 0
         self.bytes_written = 0
         self.by_address = 0
@@ -58,6 +63,15 @@ class Reporter:
         if self.explain:
             self.say(f"{stopped}: {reason}")
 
+    def model_failed(self, failure: Failure) -> None:
+        """A device model has raised in its own code: always told, for the program sees but a device that is gone."""
+        self.failures += 1
+        advice = "" if self.explain else "; --explain shows the traceback"
+        self.say(f"{failure}; the program sees a device that has fallen off its bus, until the bus is reset{advice}")
+        if self.explain:
+            for line in failure.trace():
+                self.say(f"  {line}")
+
     def pinned_by_address(self, process: int, vma: Vma, reason: str) -> None:
         """Memory has been pinned that only its address leads to."""
         self.by_address += 1
@@ -86,7 +100,8 @@ class Reporter:
                 self.say(f"summary: {count:>9}  {title} {name}")
         moved = f"devices read {_count(self.bytes_read, 'byte')} and wrote {_count(self.bytes_written, 'byte')} by DMA"
         stopped = f"{_count(self.faults, 'DMA fault')}, {_count(self.by_address, 'pin')} by address"
-        self.say(f"summary: {moved}; {stopped}")
+        failed = f", {_count(self.failures, 'failure')} of device models" if self.failures else ""
+        self.say(f"summary: {moved}; {stopped}{failed}")
 
 
 def _count(number: int, thing: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ioas.run.report import Reporter
 from ioas.soft.iommu.dma import DmaPort
+from ioas.soft.pci import failure
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -48,7 +49,10 @@ class CountedPort(DmaPort):
 
 
 def listen(machine: Machine, reporter: Reporter) -> None:
-    """Have `reporter` told of every DMA that the machine's IOMMU stops and, for a summary, of those that pass."""
+    """Have `reporter` told of models that fail, of DMA that the IOMMU stops and, for a summary, of what passes."""
+    for function in machine.functions.values():
+        function.guard.listeners.remove(failure.log)
+        function.guard.listeners.append(reporter.model_failed)
     machine.system.on_fault.append(lambda record: reporter.fault(*describe_fault(record)))
     if reporter.summary:
         for function in machine.functions.values():

@@ -11,12 +11,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ioas.testing.failures import expect_failure as expect_failure
     from ioas.testing.faults import expect_faults as expect_faults
     from ioas.testing.program import Ran as Ran, Run as Run
 
-_HOMES = {"Ran": "ioas.testing.program", "Run": "ioas.testing.program", "expect_faults": "ioas.testing.faults"}
+_HOMES = {
+    "Ran": "ioas.testing.program",
+    "Run": "ioas.testing.program",
+    "expect_failure": "ioas.testing.failures",
+    "expect_faults": "ioas.testing.faults",
+}
 
-__all__ = ["Ran", "Run", "expect_faults"]
+__all__ = ["Ran", "Run", "expect_failure", "expect_faults"]
 
 
 def __getattr__(name: str) -> object:

@@ -45,7 +45,7 @@ def expect_faults(
     system = host.machine.system
     with _listening(system) as (faults, ring):
         yield found
-        _wait(lambda: any(_has(fault, asked) for fault in list(faults)), ring, within)
+        wait(lambda: any(_has(fault, asked) for fault in list(faults)), ring, within)
     found += [fault for fault in faults if _has(fault, asked)]
     if not found:
         fields = ", ".join(f"{name} {_shown(value)}" for name, value in asked.items())
@@ -80,7 +80,8 @@ def _listening(system: System) -> Iterator[tuple[list[FaultRecord], threading.Ev
         system.on_fault.remove(told)
 
 
-def _wait(done: Callable[[], bool], ring: threading.Event, seconds: float) -> None:
+def wait(done: Callable[[], bool], ring: threading.Event, seconds: float) -> None:
+    """Wait until `done` holds, looking whenever `ring` is set, for at most `seconds`."""
     deadline = time.monotonic() + seconds
     while not done() and (left := deadline - time.monotonic()) > 0:
         ring.wait(left)

@@ -1,4 +1,4 @@
-"""What a test has left behind, by name: mappings, objects, open files, descriptors, pinned memory, stopped DMA."""
+"""What a test has left behind: mappings, objects, files, descriptors, pinned memory, stopped DMA, dead devices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ioas.testing.failures import model_failures
 from ioas.testing.faults import stray_faults
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def objects(iommufd: Iommufd) -> list[str]:
 
 
 def _still_used(host: BaseHost) -> list[str]:
-    """Stopped DMA, and open files; without any, what is held all the same."""
+    """Models that failed, stopped DMA, and open files; without any, what is held all the same."""
     files = [f"{file!r} is still open" for file in host._session.files]
-    return [*stray_faults(host), *(files or _held(host))]
+    return [*model_failures(host), *stray_faults(host), *(files or _held(host))]
 
 
 def _held(host: BaseHost) -> list[str]:

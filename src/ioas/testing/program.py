@@ -12,6 +12,7 @@ from ioas.errors import EnvironmentRefusal
 
 _RUN = (sys.executable, "-m", "ioas", "run")
 _OURS = "ioas: "
+_FAILED = "the model of "
 
 
 class Ran(NamedTuple):
@@ -34,7 +35,12 @@ class Ran(NamedTuple):
     @property
     def faults(self) -> tuple[str, ...]:
         """Of these the DMA that the IOMMU stopped."""
-        return tuple(line for line in self.explained if "DMA" in line and line not in self.refused)
+        return tuple(line for line in self.explained if ": DMA " in line and line not in self.refused)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Of these the device models that raised in their own code (the traceback follows in `explained`)."""
+        return tuple(line for line in self.explained if line.startswith(_FAILED))
 
 
 class Run:
@@ -62,8 +68,8 @@ class Run:
         """Run `program` with its arguments on a machine of its own.
 
         `devices` are those of `--device`, `machine` is a machine file, `options` further ones ("--cap=sys_rawio").
-        Raises AssertionError, with all that was said, when `check` is on and the program did not exit with 0;
-        subprocess.TimeoutExpired after `timeout` seconds.
+        Raises AssertionError, with all that was said, when `check` is on and the program did not exit with 0, or a
+        device model failed; subprocess.TimeoutExpired after `timeout` seconds.
         """
         command = [*_RUN, "--explain", *(f"--device={device}" for device in devices), *options]
         if machine is not None:
@@ -77,9 +83,10 @@ class Run:
             env=env,
             cwd=cwd,
         )
-        if check and done.returncode:
+        ran = _told(done)
+        if check and (done.returncode or ran.failures):
             raise AssertionError(f"{program[0]} ended with {done.returncode}\n{done.stdout}{done.stderr}")
-        return _told(done)
+        return ran
 
 
 def _told(done: subprocess.CompletedProcess[str]) -> Ran:

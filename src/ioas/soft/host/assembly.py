@@ -8,7 +8,7 @@ from ioas.errors import MachineError, UsageError
 from ioas.soft.host.description import DeviceDescription, MachineDescription, UnitDescription
 from ioas.soft.host.models import load_model
 from ioas.soft.iommu import Geometry, System, Unit, amd_unit, vtd_unit
-from ioas.soft.pci import Topology
+from ioas.soft.pci import Function, Topology
 
 
 class Assembly(NamedTuple):
@@ -41,10 +41,16 @@ def _make_unit(system: System, description: UnitDescription) -> Unit:
 
 def _plug(topology: Topology, device: DeviceDescription) -> None:
     try:
-        function = device.function
-        if function is None:
-            function = load_model(device.model).create(device.options)
-        topology.plug(function, device.address)
+        topology.plug(device.function or _make(device), device.address)
     except UsageError as error:
         kind = MachineError if device.in_file else UsageError
         raise kind(f"{device.origin}: {error}") from None
+
+
+def _make(device: DeviceDescription) -> Function:
+    try:
+        return load_model(device.model).create(device.options)
+    except UsageError:
+        raise
+    except Exception as error:  # the model's own code
+        raise UsageError(f"the model failed while it was made: {type(error).__name__}: {error}") from error

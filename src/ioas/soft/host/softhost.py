@@ -7,6 +7,7 @@ stands behind them. Nothing of the real machine is touched; closing it leaves no
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from errno import ENODEV, ENOENT
 from functools import partial
@@ -22,7 +23,7 @@ from ioas.soft.host.fail_nth import FailNth, add_switches
 from ioas.soft.host.files import OpenFiles
 from ioas.soft.host.machine_file import load_machine
 from ioas.soft.iommu import System
-from ioas.soft.pci import CharDevice, Function, Tree, VfioNode, build_sysfs
+from ioas.soft.pci import CharDevice, Failure, Function, Tree, VfioNode, build_sysfs
 from ioas.soft.vfio import VfioDevice, Watcher
 
 MISC_MAJOR = 10
@@ -34,6 +35,7 @@ CDEV_MAJOR = 248
 """/dev/vfio/devices/*: "vfio-dev" has a dynamic major; the minor is the index of the device."""
 
 _DEFAULT_DEVICES = ("edu",)
+_FAILURES_KEPT = 256
 
 
 class Node(NamedTuple):
@@ -57,6 +59,8 @@ class SoftHost:
     """PCI functions by BDF, such as "0000:01:00.0"; endpoints that a program can open, not root ports."""
     devices: Mapping[str, VfioDevice]
     """The same functions under vfio-pci, by BDF."""
+    failures: deque[Failure]
+    """Models that raised in their own code, oldest first (the last 256)."""
     tree: Tree
     """Sysfs as programs see it, from "/sys" down, and /dev."""
     grants: frozenset[Capability]
@@ -95,6 +99,9 @@ class SoftHost:
         self._test = iommufd_test
         self._assembly: Assembly = assemble(self.system, description)
         self.functions = self._assembly.topology.functions
+        self.failures = deque(maxlen=_FAILURES_KEPT)
+        for function in self.functions.values():
+            function.guard.listeners.append(self.failures.append)
         self.devices = self._bind_all()
         self._openers: dict[str, tuple[Node, Callable[[int], File]]] = self._make_nodes()
         self.tree = self._make_tree()

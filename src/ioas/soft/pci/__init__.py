@@ -5,6 +5,7 @@ from ioas.soft.pci.bars import Bar, BarKind, Rom
 from ioas.soft.pci.capabilities import Acs, Aer, Capability, Msi, Msix, Pasid, Pcie, PowerManagement
 from ioas.soft.pci.config import Config
 from ioas.soft.pci.dma import Dma
+from ioas.soft.pci.failure import Failure
 from ioas.soft.pci.function import Function, Incident
 from ioas.soft.pci.interrupts import InterruptKind, Interrupts
 from ioas.soft.pci.nodes import CharDevice, Directory, Link, Node, Text, Tree
@@ -26,6 +27,7 @@ __all__ = [
     "Config",
     "Directory",
     "Dma",
+    "Failure",
     "Function",
     "Incident",
     "InterruptKind",

@@ -31,9 +31,20 @@ class _Watcher(NamedTuple):
 class Config:
     """The configuration space of one function. Offsets are bytes from 0; values are little endian."""
 
-    def __init__(self, size: int = CONVENTIONAL_SIZE, lock: threading.RLock | None = None) -> None:
-        """`size` is what the function decodes: 256, or 4096 with a PCI Express capability."""
+    def __init__(
+        self,
+        size: int = CONVENTIONAL_SIZE,
+        lock: threading.RLock | None = None,
+        guard: Callable[[str, Callable[[], None]], None] = lambda access, action: action(),
+    ) -> None:
+        """`size` is what the function decodes: 256, or 4096 with a PCI Express capability.
+
+        `guard` runs what watches a write, which may be a model's code; it is told what the write was.
+        """
         self.size = size
+        self.silent = False
+        """Nothing answers: reads are all ones, writes go nowhere. The device's own side goes on."""
+        self._guard = guard
         self._lock = lock if lock is not None else threading.RLock()
         self._bytes = bytearray(CONFIG_SIZE)
         self._initial = bytearray(CONFIG_SIZE)
@@ -45,12 +56,16 @@ class Config:
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, as a configuration read returns them; bytes that are not decoded are 0xff."""
         with self._lock:
+            if self.silent:
+                return b"\xff" * length
             found = bytes(self._bytes[offset : min(offset + length, self.size)])
         return found.ljust(length, b"\xff")
 
     def write(self, offset: int, data: bytes) -> None:
         """A configuration write: masks decide, watchers are told. Bytes that are not decoded go nowhere."""
         with self._lock:
+            if self.silent:
+                return
             end = min(offset + len(data), self.size)
             for position, new in zip(range(offset, end), data, strict=False):
                 self._write_byte(position, new)
@@ -64,7 +79,7 @@ class Config:
     def _tell(self, start: int, end: int) -> None:
         for watcher in self._watchers:
             if watcher.start < end and start < watcher.end:
-                watcher.action()
+                self._guard(f"a write to {start:#x} of configuration space", watcher.action)
 
     def get(self, offset: int, width: int) -> int:
         """The little-endian value of `width` bytes."""

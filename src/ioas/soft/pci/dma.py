@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ioas.soft.iommu import FaultReason, FaultRecord
 from ioas.soft.pci import pasids
+from ioas.soft.pci.failure import name_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -83,7 +84,8 @@ class Dma:
             with self._function.lock:
                 if waiting.pending:
                     waiting.cancel()
-                    self._function.after(0, again if present else otherwise)
+                    access = f"the callback of a DMA {'write' if write else 'read'} at {iova:#x} ({name_of(otherwise)})"
+                    self._function.schedule(0, again if present else otherwise, access)
 
         pager = self._function.requester.pager
         if pager is None or not pager(iova, write, pasid, answered):

@@ -5,7 +5,8 @@ The machine (`Topology.plug`) gives it an address, a requester behind an IOMMU, 
 example to read.
 
 One lock per function (`lock`) is held whenever code of the model runs, in whatever thread: register accesses, timer
-callbacks, resets. A model needs no locks of its own, and must not wait in its code. The order of locks is: the host's
+callbacks, resets. A model needs no locks of its own, and must not wait in its code. What it raises goes no further
+than here (`failure`). The order of locks is: the host's
 for object state (`System.lock`), a root port's, a function's. So nothing that a model calls - interrupt callbacks,
 listeners of incidents and faults - may take one of the former.
 """
@@ -19,12 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 from ioas.errors import UsageError
-from ioas.soft.pci import header
+from ioas.soft.pci import access, header
 from ioas.soft.pci.bars import ROM_INDEX, Bar, Rom
 from ioas.soft.pci.capabilities import Capability, Pcie, base as capability_list
 from ioas.soft.pci.config import CONFIG_SIZE, CONVENTIONAL_SIZE, Config
 from ioas.soft.pci.declaration import Declaration, declaration_of
 from ioas.soft.pci.dma import Dma
+from ioas.soft.pci.failure import Failure, Guard, name_of
 from ioas.soft.pci.interrupts import Interrupts
 from ioas.soft.pci.options import AnyOption, OptionValue, option_values
 from ioas.soft.pci.resets import ResetMethod, carry_out, methods_of, power_state
@@ -88,6 +90,8 @@ class Function:
     """The last 256 things that went nowhere."""
     on_incident: list[Callable[[Incident], None]]
     """Called with each incident, on the thread that caused it."""
+    guard: Guard
+    """What stands between the model's code and those who call it."""
     option_values: dict[str, OptionValue]
     register_values: dict[str, int]
     running_timers: list[ModelTimer]
@@ -106,7 +110,9 @@ class Function:
         self.register_values = {each.name: each.initial for each in self._declared.registers}
         self.incidents = deque(maxlen=INCIDENTS_KEPT)
         self.on_incident = []
-        self.config = Config(CONFIG_SIZE if self._is_express() else CONVENTIONAL_SIZE, self.lock)
+        self.guard = Guard(self)
+        size = CONFIG_SIZE if self._is_express() else CONVENTIONAL_SIZE
+        self.config = Config(size, self.lock, self.guard.run)
         self.dma = Dma(self)
         self._place: Place | None = None
         self._requester: Requester | None = None
@@ -128,6 +134,11 @@ class Function:
     def options(cls) -> Mapping[str, AnyOption]:
         """The options that the model declares, by name."""
         return cls._declared.options
+
+    @property
+    def declared(self) -> Declaration:
+        """What the model's class declares."""
+        return self._declared
 
     @classmethod
     def _is_express(cls) -> bool:
@@ -162,9 +173,10 @@ class Function:
 
     def bar_address(self, index: int) -> int:
         """The bus address of BAR `index` (6: the ROM) now. Raises ValueError when there is none."""
-        return self._bar(index).address(self.config)
+        return self.bar(index).address(self.config)
 
-    def _bar(self, index: int) -> Bar:
+    def bar(self, index: int) -> Bar:
+        """BAR `index` (6: the ROM). Raises ValueError when there is none."""
         bar = self.rom if index == ROM_INDEX else self.bars[index] if 0 <= index < ROM_INDEX else None
         if bar is None:
             raise ValueError(f"{self} has no BAR {index}")
@@ -210,8 +222,13 @@ class Function:
             return None
         return found[0], found[1]
 
+    @property
+    def failure(self) -> Failure | None:
+        """Why the function is dead: what its model raised; None as long as it lives."""
+        return self.guard.failure
+
     def _enabled(self, bit: int) -> bool:
-        return bool(self.config.get(header.COMMAND, 2) & bit) and power_state(self) == 0
+        return self.failure is None and bool(self.config.get(header.COMMAND, 2) & bit) and power_state(self) == 0
 
     @property
     def memory_enabled(self) -> bool:
@@ -233,41 +250,14 @@ class Function:
 
         All ones when decoding is off or nothing answers. Raises ValueError when there is no such BAR.
         """
-        bar = self._bar(index)
-        with self.lock:
-            if not self._decodes(bar, offset, length):
-                return b"\xff" * length
-            if (msix := self.interrupts.msix) is not None and msix.covers(index, offset):
-                return msix.read(index, offset, length)
-            if isinstance(bar, Rom):
-                return bar.contents[offset : offset + length]
-            answer = self.read_window(index, offset, length)
-        if answer is None:
-            self.record(f"a read of {length} bytes at {offset:#x} of BAR {index} found nothing that answers")
-            return b"\xff" * length
-        return answer
+        return access.read(self, index, offset, length)
 
     def bar_write(self, index: int, offset: int, data: bytes) -> None:
         """A memory or I/O write of 1, 2, 4, 8 or up to 64 bytes; goes nowhere when decoding is off or nothing answers.
 
         Raises ValueError when there is no such BAR.
         """
-        bar = self._bar(index)
-        with self.lock:
-            if isinstance(bar, Rom) or not self._decodes(bar, offset, len(data)):
-                return
-            if (msix := self.interrupts.msix) is not None and msix.covers(index, offset):
-                msix.write(index, offset, data)
-            elif not self.write_window(index, offset, data):
-                self.record(f"a write of {len(data)} bytes at {offset:#x} of BAR {index} found nothing that answers")
-
-    def _decodes(self, bar: Bar, offset: int, length: int) -> bool:
-        on = self.io_enabled if bar.is_io else self.memory_enabled
-        if isinstance(bar, Rom):
-            on = on and bar.enabled(self.config)
-        if not on:
-            self.record(f"an access at {offset:#x} of BAR {bar.index} went nowhere: decoding is off")
-        return on and offset >= 0 and offset + length <= bar.size
+        access.write(self, index, offset, data)
 
     @property
     def reset_methods(self) -> Sequence[ResetMethod]:
@@ -283,11 +273,15 @@ class Function:
         carry_out(self, method)
 
     def reinitialise(self) -> None:
-        """What a reset does inside of the function: configuration space, interrupts and the model as after power-on."""
+        """What a reset does inside of the function: configuration space, interrupts and the model as after power-on.
+
+        A dead function lives again, unless its model fails once more.
+        """
         with self.lock:
+            self.guard.revive()
             self.config.reset()
             self.interrupts.reset()
-            self.reset()
+            self.guard.run("a reset", self.reset)
 
     def record(self, what: str) -> None:
         """Note an incident: a sentence about something that went nowhere; kept, and told to `on_incident`."""
@@ -340,8 +334,12 @@ class Function:
 
         Cancelling is exact for model code: after `cancel()` the action does not run.
         """
+        return self.schedule(seconds, action, f"a timer callback ({name_of(action)})")
+
+    def schedule(self, seconds: float, action: Callable[[], None], during: str) -> Timer:
+        """As `after`; `during` is what a failure of the action is said to have happened in."""
         with self.lock:
-            timer = ModelTimer(self, action)
+            timer = ModelTimer(self, action, during)
             self.running_timers.append(timer)
             timer.start(self.place.timers, seconds)
         return timer

@@ -37,18 +37,25 @@ def methods_of(function: Function) -> Sequence[ResetMethod]:
     return tuple(methods)
 
 
+def working_methods_of(function: Function) -> Sequence[ResetMethod]:
+    """Those of `methods_of` that the function hears: a dead one hears its bus alone, for the other bits stand in it."""
+    methods = methods_of(function)
+    return methods if function.failure is None else tuple(each for each in methods if each == "bus")
+
+
 def carry_out(function: Function, method: ResetMethod | None) -> None:
     """Save configuration, quiesce, reset, restore. Not to be called with the function's lock held.
 
-    A bus reset takes the port's lock before the function's; holding the function's already could deadlock with
-    another reset of the same bus.
+    Without a method the first that works is taken, as the kernel goes on where a function does not come back. A bus
+    reset takes the port's lock before the function's; holding the function's already could deadlock with another reset
+    of the same bus.
     """
-    available = methods_of(function)
+    available = working_methods_of(function)
     chosen = method if method is not None else next(iter(available), None)
     if chosen is None or chosen not in available:
         raise ValueError(f"{function} has no reset method {method or 'at all'}")
     with function.lock:
-        saved = function.config.snapshot()
+        saved = function.config.snapshot()  # of a dead function too: what it held when it died
         table = function.interrupts.msix.snapshot() if function.interrupts.msix else b""
         function.config.write(header.COMMAND, header.COMMAND_INTX_DISABLE.to_bytes(2, "little"))
     _STARTS[chosen](function)

@@ -153,8 +153,8 @@ def _carry_out(entry: _Entry) -> None:
     try:
         action()
     except Exception:
-        # The thread serves all devices: one model's mistake must not stop the others.
-        _log.exception("a device model failed in its timer callback")
+        # The thread serves all devices: one mistake must not stop the others.
+        _log.exception("a timer callback has failed")
 
 
 class ManualTimers(Timers):
@@ -193,9 +193,10 @@ class ManualTimers(Timers):
 class ModelTimer:
     """A timer of a model: runs with the function's lock held, in which cancelling is exact."""
 
-    def __init__(self, function: Function, action: Callable[[], None]) -> None:
+    def __init__(self, function: Function, action: Callable[[], None], during: str) -> None:
         self._function = function
         self._action = action
+        self._during = during
         self._waiting: Timer | None = None
 
     def start(self, timers: Timers, seconds: float) -> None:
@@ -219,4 +220,4 @@ class ModelTimer:
         with self._function.lock:
             if self.pending:
                 self._function.running_timers.remove(self)
-                self._action()
+                self._function.guard.run(self._during, self._action)

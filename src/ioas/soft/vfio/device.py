@@ -62,6 +62,7 @@ class VfioDevice:
         """Told when "msi" or "msix" has been enabled with so many vectors, or disabled (None, 0)."""
         self.power = Power(self)
         self.irqs = Irqs(self)
+        function.guard.listeners.append(lambda failure: self.irqs.function_failed())
         self.ioeventfds: dict[IoEvent, Watch] = {}
         self.mappable_bars: frozenset[int] = frozenset()
         """BARs that programs may mmap: none, until somebody can serve the mappings (`allow_mmap`)."""
@@ -134,14 +135,14 @@ class VfioDevice:
         try:
             with self.lock:
                 self._enable()
-        except BaseException:  # a bug of the device model must not keep the group claimed
+        except BaseException:  # the group must not stay claimed
             self._release()
             raise
 
     def close(self) -> None:
         """Undo `open` and all that came after; with `System.lock` held. Idempotent.
 
-        Cannot fail: a device model that does is logged, and everything is given back all the same.
+        Cannot fail: what does all the same is logged, and everything is given back.
         """
         if self.iommufd is None:
             return
@@ -149,7 +150,7 @@ class VfioDevice:
             with self.lock:
                 self._disable()
         except Exception:
-            _log.exception("the model of %s failed while its device was closed", self.name)
+            _log.exception("closing %s failed", self.name)
         finally:
             self._release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from ioas.host import EventFd
@@ -22,16 +23,24 @@ KINDS: dict[int, InterruptKind] = {
 
 
 class Event:
-    """An index that only signals: an eventfd or none."""
+    """An index that only signals: an eventfd or none. The function's lock keeps who signals from who replaces."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
         self.trigger: EventFd | None = None
 
     def replace(self, trigger: EventFd | None) -> None:
         """Signal `trigger` from now on."""
-        old, self.trigger = self.trigger, trigger
-        if old:
-            old.close()
+        with self._lock:
+            old, self.trigger = self.trigger, trigger
+            if old:
+                old.close()
+
+    def fire(self) -> None:
+        """Signal the eventfd, if there is one."""
+        with self._lock:
+            if self.trigger:
+                self.trigger.signal()
 
 
 class Irqs:
@@ -41,7 +50,8 @@ class Irqs:
         self._device = device
         self.intx = Intx(device)
         self.messages = Messages(device)
-        self.events = {uapi.VFIO_PCI_ERR_IRQ_INDEX: Event(), uapi.VFIO_PCI_REQ_IRQ_INDEX: Event()}
+        lock = device.function.lock
+        self.events = {uapi.VFIO_PCI_ERR_IRQ_INDEX: Event(lock), uapi.VFIO_PCI_REQ_IRQ_INDEX: Event(lock)}
 
     @property
     def kind(self) -> InterruptKind | None:
@@ -55,6 +65,10 @@ class Irqs:
         if index in KINDS:
             return self._device.function.interrupts.count(KINDS[index])
         return int(index in self.events)
+
+    def function_failed(self) -> None:
+        """The function has fallen off its bus (vfio_pci_core_aer_err_detected, 7.3)."""
+        self.events[uapi.VFIO_PCI_ERR_IRQ_INDEX].fire()
 
     def disable(self) -> None:
         """Turn off whatever is enabled."""

@@ -7,11 +7,11 @@ messages as it left them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from errno import EINVAL
+from errno import EINVAL, ENOTTY
 from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
-from ioas.soft.pci.resets import secondary_bus_reset
+from ioas.soft.pci.resets import secondary_bus_reset, working_methods_of
 from ioas.soft.vfio.argument import Argument
 
 if TYPE_CHECKING:
@@ -20,22 +20,28 @@ if TYPE_CHECKING:
 
 
 def reset(file: Cdev, argument: Argument, _: None) -> int:
-    """VFIO_DEVICE_RESET. Raises KernelError(EINVAL) when nothing resets this function alone."""
+    """VFIO_DEVICE_RESET.
+
+    Raises KernelError: EINVAL when nothing resets this function alone; ENOTTY when the function, whose model has
+    failed, does not come back.
+    """
     device = file.device
     with file.kept_bound(device.lock):
         if not device.reset_works:
             raise refuse(EINVAL, "the function has no way to be reset by itself", "device", device.name)
         device.power.change(0)
-        device.function_reset()
+        if not device.function_reset():
+            reason = "its model has failed, and a reset of the function alone does not bring it back"
+            raise refuse(ENOTTY, reason, "device", device.name)
     return 0
 
 
 def reset_function(function: Function) -> bool:
-    """Reset by the function's first method, keeping its configuration; False when it has none."""
-    if not function.reset_methods:
+    """Reset by the function's first method, keeping its configuration; False when it has none that works."""
+    if not working_methods_of(function):
         return False
     function.reset_by()
-    return True
+    return function.failure is None
 
 
 def reset_bus(functions: Sequence[Function]) -> None:

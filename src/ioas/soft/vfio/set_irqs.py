@@ -163,15 +163,15 @@ def _trigger_event(irqs: Irqs, order: _Order) -> None:
         if event.trigger is None:
             raise refuse(EINVAL, "no eventfd is set", "field", "index")
         if order.count:
-            event.trigger.signal()
+            event.fire()
         else:
             event.replace(None)
         return
     if not order.count:
         raise refuse(EINVAL, "count is 0", "field", "count")
     if order.type == BOOL:
-        if order.data[0] and event.trigger:
-            event.trigger.signal()
+        if order.data[0]:
+            event.fire()
     elif order.data[0] >= -1:
         event.replace(order.caller.eventfd(order.data[0]) if order.data[0] >= 0 else None)
     else:

@@ -189,8 +189,8 @@ def _carry_out(watch: Watch) -> None:
     try:
         watch.action()
     except Exception:
-        # The thread serves all devices: one model's mistake must not stop the others.
-        _log.exception("a device model failed when an eventfd was signalled")
+        # The thread serves all devices: one mistake must not stop the others.
+        _log.exception("what a signalled eventfd sets off has failed")
 
 
 def _readable(fd: int) -> bool:

@@ -1,0 +1,72 @@
+"""Reads and writes of a function's BARs: whether it decodes them, and who answers - MSI-X, the ROM, or the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ioas.soft.pci.bars import Bar, Rom
+from ioas.soft.pci.failure import RAISED, ModelError, describe
+
+if TYPE_CHECKING:
+    from ioas.soft.pci.function import Function
+
+
+def read(function: Function, index: int, offset: int, length: int) -> bytes:
+    """See `Function.bar_read`."""
+    bar = function.bar(index)
+    with function.lock:
+        if not _decodes(function, bar, offset, length):
+            return b"\xff" * length
+        if (msix := function.interrupts.msix) is not None and msix.covers(index, offset):
+            return msix.read(index, offset, length)
+        if isinstance(bar, Rom):
+            return bar.contents[offset : offset + length]
+        answer = _ask_model(function, index, offset, length)
+    if answer is None:
+        if function.failure is None:
+            function.record(f"a read of {length} bytes at {offset:#x} of BAR {index} found nothing that answers")
+        return b"\xff" * length
+    return answer
+
+
+def write(function: Function, index: int, offset: int, data: bytes) -> None:
+    """See `Function.bar_write`."""
+    bar = function.bar(index)
+    with function.lock:
+        if isinstance(bar, Rom) or not _decodes(function, bar, offset, len(data)):
+            return
+        if (msix := function.interrupts.msix) is not None and msix.covers(index, offset):
+            msix.write(index, offset, data)
+        elif not _tell_model(function, index, offset, data):
+            function.record(f"a write of {len(data)} bytes at {offset:#x} of BAR {index} found nothing that answers")
+
+
+def _decodes(function: Function, bar: Bar, offset: int, length: int) -> bool:
+    if function.failure is not None:
+        return False
+    on = function.io_enabled if bar.is_io else function.memory_enabled
+    if isinstance(bar, Rom):
+        on = on and bar.enabled(function.config)
+    if not on:
+        function.record(f"an access at {offset:#x} of BAR {bar.index} went nowhere: decoding is off")
+    return on and offset >= 0 and offset + length <= bar.size
+
+
+def _ask_model(function: Function, index: int, offset: int, length: int) -> bytes | None:
+    try:
+        answer = function.read_window(index, offset, length)
+        if answer is not None and len(answer) != length:
+            raise ModelError(f"it answered with {len(answer)} bytes")
+    except RAISED as error:
+        function.guard.fail(describe(function.declared, index, offset, length), error)
+        return None
+    return answer
+
+
+def _tell_model(function: Function, index: int, offset: int, data: bytes) -> bool:
+    """Whether the model took it, or died of it."""
+    try:
+        return function.write_window(index, offset, data)
+    except RAISED as error:
+        function.guard.fail(describe(function.declared, index, offset, len(data), data), error)
+        return True
