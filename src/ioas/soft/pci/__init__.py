@@ -10,6 +10,7 @@ from ioas.soft.pci.function import Function, Incident
 from ioas.soft.pci.interrupts import InterruptKind, Interrupts
 from ioas.soft.pci.nodes import CharDevice, Directory, Link, Node, Text, Tree
 from ioas.soft.pci.options import Option, OptionValue
+from ioas.soft.pci.ram import Ram, RamPages
 from ioas.soft.pci.registers import Register
 from ioas.soft.pci.resets import ResetMethod
 from ioas.soft.pci.sysfs import VfioNode, build_sysfs
@@ -42,6 +43,8 @@ __all__ = [
     "Pasid",
     "Pcie",
     "PowerManagement",
+    "Ram",
+    "RamPages",
     "Register",
     "ResetMethod",
     "Rom",

@@ -21,6 +21,8 @@ def read(function: Function, index: int, offset: int, length: int) -> bytes:
             return msix.read(index, offset, length)
         if isinstance(bar, Rom):
             return bar.contents[offset : offset + length]
+        if (found := _memory_at(function, index, offset, length)) is not None:
+            return found.tobytes()
         answer = _ask_model(function, index, offset, length)
     if answer is None:
         if function.failure is None:
@@ -37,8 +39,18 @@ def write(function: Function, index: int, offset: int, data: bytes) -> None:
             return
         if (msix := function.interrupts.msix) is not None and msix.covers(index, offset):
             msix.write(index, offset, data)
+        elif (found := _memory_at(function, index, offset, len(data))) is not None:
+            found[:] = data
         elif not _tell_model(function, index, offset, data):
             function.record(f"a write of {len(data)} bytes at {offset:#x} of BAR {index} found nothing that answers")
+
+
+def _memory_at(function: Function, index: int, offset: int, length: int) -> memoryview | None:
+    """Those bytes, where a BAR is memory."""
+    for ram in function.rams:
+        if ram.covers(index, offset, length):
+            return ram.of(function).view[offset - ram.offset : offset - ram.offset + length]
+    return None
 
 
 def _decodes(function: Function, bar: Bar, offset: int, length: int) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ioas.errors import UsageError
 from ioas.soft.pci import header
+from ioas.soft.pci.ram import Ram
 from ioas.soft.pci.registers import Access, Register
 
 if TYPE_CHECKING:
@@ -63,6 +64,16 @@ class Bar:
         if offset + width > self.size:
             raise UsageError(f"BAR {self.index}: register {offset:#x} lies outside of {self.size:#x} bytes")
         return Register(self.index, offset, access, width, reset=reset, sizes=sizes, split=split)
+
+    def memory(self, offset: int = 0, size: int | None = None) -> Ram:
+        """Memory of the device in this window, by default all of it; see `Ram`.
+
+        Raises UsageError for what are not whole pages, beyond the window, and for I/O ports.
+        """
+        size = self.size - offset if size is None else size
+        if self.is_io or offset < 0 or offset + size > self.size:
+            raise UsageError(f"BAR {self.index}: {size:#x} bytes of memory cannot stand at {offset:#x}")
+        return Ram(self.index, offset, size)
 
     @property
     def is_io(self) -> bool:

@@ -8,36 +8,42 @@ from dataclasses import dataclass, field
 from ioas.errors import UsageError
 from ioas.soft.pci.bars import Bar, Rom
 from ioas.soft.pci.options import AnyOption, Option
+from ioas.soft.pci.ram import Ram
 from ioas.soft.pci.registers import Register
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """BARs by index, registers, the register (if any) for each BAR and offset, options by name."""
+    """BARs by index, registers, the register (if any) for each BAR and offset, memory, options by name."""
 
     bars: Sequence[Bar | None] = (None,) * 6
     registers: Sequence[Register] = ()
     map: Mapping[tuple[int, int], Register] = field(default_factory=dict)
+    rams: Sequence[Ram] = ()
     options: Mapping[str, AnyOption] = field(default_factory=dict)
 
 
 def declaration_of(model: type, protocol: type) -> Declaration:
     """Collect what `model` and its base classes below `protocol` (the class Function) declare.
 
-    Raises UsageError where BARs or registers overlap, and for one whose name belongs to the protocol.
+    Raises UsageError where BARs, registers or memory overlap, and for one whose name belongs to the protocol.
     """
     attributes: dict[str, object] = {}
     for base in reversed(model.__mro__):
         if base is not protocol and issubclass(base, protocol):
             attributes.update(vars(base))
     for name, each in attributes.items():
-        if isinstance(each, Register | Option | Bar) and not isinstance(each, Rom) and name in _names_of(protocol):
+        declared = isinstance(each, Register | Option | Bar | Ram) and not isinstance(each, Rom)
+        if declared and name in _names_of(protocol):
             raise UsageError(f"{model.__name__}: the name {name!r} belongs to {protocol.__name__}; choose another")
     registers = [each for each in attributes.values() if isinstance(each, Register)]
+    rams = [each for each in attributes.values() if isinstance(each, Ram)]
+    _check_rams(model, rams, registers)
     return Declaration(
         bars=_place_bars(model, [each for each in attributes.values() if isinstance(each, Bar)]),
         registers=registers,
         map=_map_registers(model, registers),
+        rams=rams,
         options={name: each for name, each in attributes.items() if isinstance(each, Option)},
     )
 
@@ -70,3 +76,12 @@ def _map_registers(model: type, registers: Sequence[Register]) -> Mapping[tuple[
                 raise UsageError(f"{model.__name__}: registers {other.name} and {register.name} overlap")
         starts.update(((register.bar, offset), register) for offset in register.starts())
     return starts
+
+
+def _check_rams(model: type, rams: Sequence[Ram], registers: Sequence[Register]) -> None:
+    for number, ram in enumerate(rams):
+        others = [(each.name, each.bar, each.offset, each.width) for each in registers]
+        others += [(each.name, each.bar, each.offset, each.size) for each in rams[:number]]
+        for name, bar, offset, length in others:
+            if ram.touches(bar, offset, offset + length):
+                raise UsageError(f"{model.__name__}: {name} lies in the memory {ram.name}")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from ioas.soft.iommu import Requester
     from ioas.soft.pci.address import Bdf
+    from ioas.soft.pci.ram import Ram, RamPages
     from ioas.soft.pci.timers import Timer, Timers
     from ioas.soft.pci.topology import Bus
 
@@ -94,6 +95,7 @@ class Function:
     """What stands between the model's code and those who call it."""
     option_values: dict[str, OptionValue]
     register_values: dict[str, int]
+    ram_pages: dict[str, RamPages]
     running_timers: list[ModelTimer]
     """What `after` has under way; each takes itself out."""
 
@@ -108,6 +110,7 @@ class Function:
         self.lock = threading.RLock()
         self.option_values = option_values(self.model or type(self).__name__, self._declared.options, options)
         self.register_values = {each.name: each.initial for each in self._declared.registers}
+        self.ram_pages = {}
         self.incidents = deque(maxlen=INCIDENTS_KEPT)
         self.on_incident = []
         self.guard = Guard(self)
@@ -170,6 +173,11 @@ class Function:
     def bars(self) -> Sequence[Bar | None]:
         """Six entries; None where there is no BAR (and for the upper half of a mem64 one)."""
         return self._declared.bars
+
+    @property
+    def rams(self) -> Sequence[Ram]:
+        """The BARs, and parts of them, that are memory."""
+        return self._declared.rams
 
     def bar_address(self, index: int) -> int:
         """The bus address of BAR `index` (6: the ROM) now. Raises ValueError when there is none."""

@@ -63,13 +63,15 @@ class Msix(Capability):
 
     def install(self, function: Function, offset: int) -> None:
         """Declare control and the pointers; raises UsageError when a BAR is missing or too small."""
-        for index, end, what in (
-            (self.bar, self.table + self.table_length, "table"),
-            (self.pending_bar, self.pending_end, "pending bits"),
+        for index, start, end, what in (
+            (self.bar, self.table, self.table + self.table_length, "table"),
+            (self.pending_bar, self.pending, self.pending_end, "pending bits"),
         ):
             bar = function.bars[index] if 0 <= index < len(function.bars) else None
             if bar is None or bar.is_io or end > bar.size:
                 raise UsageError(f"the MSI-X {what} lie outside of BAR {index}")
+            if any(ram.touches(index, start, end) for ram in function.rams):
+                raise UsageError(f"the MSI-X {what} lie in memory of BAR {index}")
         config = function.config
         config.declare(offset + CONTROL, 2, self.vectors - 1, writable=ENABLE | FUNCTION_MASK)
         config.declare(offset + TABLE, 4, self.table | self.bar)
