@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 CulpritKind = Literal[
-    "object", "device", "region", "area", "limit", "field", "address", "capability", "file", "request"
+    "object", "device", "group", "region", "area", "limit", "field", "address", "capability", "file", "request"
 ]
 
 

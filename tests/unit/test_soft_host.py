@@ -15,7 +15,8 @@ from ioas.host import Capability
 from ioas.host.local import LocalCaller
 from ioas.soft.host import SoftHost, load_model, model_names, models
 from ioas.soft.host.capabilities import parse_capabilities
-from ioas.soft.pci import CharDevice
+from ioas.soft.iommu import Group
+from ioas.soft.pci import CharDevice, Function
 from ioas.soft.vfio import Cdev
 from tests.support.models import Rich
 from tests.support.vfio_client import Client, bound, refused, running
@@ -234,10 +235,17 @@ def test_a_model_that_does_not_load_is_refused_by_its_place(place: str, monkeypa
         load_model("broken")
 
 
+def _group(function: Function) -> Group:
+    assert function.requester.group is not None
+    return function.requester.group
+
+
 def test_nodes_have_the_numbers_that_sysfs_shows() -> None:
     with SoftHost(["edu", "edu"]) as host:
+        groups = sorted(f"/dev/vfio/{group.id}" for group in map(_group, host.functions.values()))
         assert sorted(host.nodes) == [
             "/dev/iommu",
+            *groups,
             "/dev/vfio/devices/vfio0",
             "/dev/vfio/devices/vfio1",
             "/dev/vfio/vfio",

@@ -25,6 +25,7 @@ from ioas.soft.pci import (
     build_sysfs,
     header,
 )
+from ioas.soft.pci.sysfs import add_vfio_group
 from ioas.sysfs import DirectorySource, Resource, Sysfs
 
 BDF = "0000:01:00.0"
@@ -104,7 +105,8 @@ class Pc:
         self.topology.plug(Edu())
         self.topology.settle()
         numbers = {"iommu": (10, 258), "vfio/vfio": (10, 196)}
-        self.tree = build_sysfs(self.topology, {BDF: VfioNode("vfio0", 248, 0)}, {3: (249, 0)}, numbers)
+        self.tree = build_sysfs(self.topology, {BDF: VfioNode("vfio0", 248, 0)}, numbers)
+        add_vfio_group(self.tree, "3", (249, 0))
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def test_flags_of_every_kind_of_bar_are_the_kernels() -> None:
     topology = Topology(system, vtd_unit(system), ManualTimers())
     topology.plug(Windows())
     topology.settle()
-    tree = build_sysfs(topology, {}, {})
+    tree = build_sysfs(topology, {})
     device = Sysfs(tree).device(BDF)
     assert [resource.flags for resource in device.resources[:7]] == [0x40101, 0, 0x140204, 0, 0x14220C, 0, 0x46200]
     assert [resource.size for resource in device.resources[:7]] == [32, 0, 4096, 0, 1 << 20, 0, 2048]
@@ -197,7 +199,7 @@ def test_a_device_that_nothing_resets_has_no_reset_file() -> None:
     topology = Topology(system, vtd_unit(system), ManualTimers())
     topology.plug(Edu(), "0000:00:05.0")
     topology.settle()
-    names = build_sysfs(topology, {}, {}).listdir("/sys/bus/pci/devices/0000:00:05.0")
+    names = build_sysfs(topology, {}).listdir("/sys/bus/pci/devices/0000:00:05.0")
     assert "reset" not in names
     assert "reset_method" not in names
     assert "driver" not in names
@@ -207,7 +209,7 @@ def test_an_amd_machine_shows_its_unit_as_amd_iommu() -> None:
     system = System()
     topology = Topology(system, amd_unit(system), ManualTimers())
     topology.settle()
-    unit = Sysfs(build_sysfs(topology, {}, {})).units()[0]
+    unit = Sysfs(build_sysfs(topology, {})).units()[0]
     assert unit.name == "ivhd0"
     assert set(unit.attributes) == {"amd-iommu/cap", "amd-iommu/features"}
 
@@ -216,7 +218,7 @@ def test_a_machine_without_iommu_has_empty_directories() -> None:
     topology = Topology(System(), None, ManualTimers())
     topology.plug(Edu())
     topology.settle()
-    sysfs = Sysfs(build_sysfs(topology, {}, {}))
+    sysfs = Sysfs(build_sysfs(topology, {}))
     assert (sysfs.groups(), sysfs.units()) == ([], [])
     assert sysfs.device(BDF).iommu_group is None
     assert sysfs.device(BDF).iommu is None

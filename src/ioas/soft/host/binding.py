@@ -7,7 +7,8 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from ioas.soft.pci import CharDevice, Tree, VfioNode
+from ioas.host import Caller, File
+from ioas.soft.pci import Tree, VfioNode
 from ioas.soft.pci.sysfs import add_vfio_device, remove_vfio_device
 from ioas.soft.pci.sysfs_driver import VfioPci
 from ioas.soft.pci.sysfs_messages import MessageNumbers
@@ -15,10 +16,9 @@ from ioas.uapi.vfio import VFIO_PCI_REQ_IRQ_INDEX
 
 if TYPE_CHECKING:
     from ioas.soft.host.files import OpenFiles
+    from ioas.soft.host.groups import VfioGroups
+    from ioas.soft.host.nodes import DeviceNodes
     from ioas.soft.vfio import VfioDevice
-
-AddNode = Callable[[str, "VfioDevice"], CharDevice]
-RemoveNode = Callable[[str], None]
 
 
 class Binding:
@@ -29,19 +29,21 @@ class Binding:
         tree: Tree,
         devices: Mapping[str, VfioDevice],
         files: OpenFiles,
-        add_node: AddNode,
-        remove_node: RemoveNode,
+        nodes: DeviceNodes,
+        groups: VfioGroups,
     ) -> None:
-        """All `devices` (by BDF) are bound. `add_node`, `remove_node` make device nodes known to who opens them."""
+        """All `devices` (by BDF) are bound, and sysfs shows them already."""
         self._tree = tree
         self._devices = devices
         self._files = files
-        self._add_node = add_node
-        self._remove_node = remove_node
+        self._nodes = nodes
+        self._groups = groups
         self._bound = set(devices)
         numbers = MessageNumbers(tree)
         for device in devices.values():
             device.on_messages = partial(numbers.changed, device.function)
+            self._groups.join(device)
+            self._add_node(device)
         VfioPci(tree, {bdf: device.function for bdf, device in devices.items()}, self._probe, self._remove)
 
     def _probe(self, bdf: str) -> None:
@@ -50,7 +52,8 @@ class Binding:
         taken = {self._devices[other].index for other in self._bound}
         device.index = next(index for index in count() if index not in taken)
         device.number = (device.number[0], device.index)
-        self._tree.add(_path(device), self._add_node(_path(device), device))
+        self._groups.join(device)
+        self._add_node(device)
         add_vfio_device(self._tree, device.function, _shown(device))
         self._bound.add(bdf)
 
@@ -58,13 +61,26 @@ class Binding:
         """The driver is to let go: nobody can open the device any more, and who has it open is asked to close it."""
         device = self._devices[bdf]
         if bdf in self._bound:
-            self._remove_node(_path(device))
-            self._tree.remove(_path(device))
+            self._groups.unregister(device)
+            self._nodes.remove(_path(device))
             remove_vfio_device(self._tree, device.function, _shown(device))
             self._bound.discard(bdf)
         if request := device.irqs.events[VFIO_PCI_REQ_IRQ_INDEX].trigger:
             request.signal()
-        return lambda: not self._files.has_open(device)
+        return lambda: self._gone(device)
+
+    def _gone(self, device: VfioDevice) -> bool:
+        """Whether nobody has it open any more; its group has let go of it then."""
+        if device.files:
+            return False
+        self._groups.leave(device)
+        return True
+
+    def _add_node(self, device: VfioDevice) -> None:
+        def open_cdev(caller: Caller, flags: int) -> File:
+            return self._files.cdev(device, flags)
+
+        self._nodes.add(_path(device), device.number, open_cdev)
 
 
 def _path(device: VfioDevice) -> str:

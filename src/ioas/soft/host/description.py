@@ -13,6 +13,9 @@ from ioas.soft.pci import Bdf, Function, OptionValue
 UnitKind = Literal["vt-d", "amd"]
 """The kinds of IOMMU that a machine file can ask for."""
 
+ContainerKind = Literal["vfio", "iommufd", "none"]
+"""Who serves /dev/vfio/vfio: VFIO itself (CONFIG_VFIO_CONTAINER), iommufd (CONFIG_IOMMUFD_VFIO_CONTAINER), nobody."""
+
 ADDRESS_WIDTHS = (39, 48)
 """The widths of IOVAs, in bits, that the software units translate."""
 
@@ -53,6 +56,7 @@ class MachineDescription:
     devices: tuple[DeviceDescription, ...] = ()
     unit: UnitDescription = field(default_factory=UnitDescription)
     isolation: Isolation = "strict"
+    container: ContainerKind = "iommufd"
 
     def with_devices(self, devices: Iterable[DeviceDescription]) -> MachineDescription:
         """The same machine with `devices` added after its own."""
@@ -104,3 +108,12 @@ def check_isolation(text: str) -> Isolation:
             return text
         case _:
             raise UsageError(f"isolation is {' or '.join(get_args(Isolation))}, not {text!r}")
+
+
+def check_container(text: str) -> ContainerKind:
+    """`text` as who serves /dev/vfio/vfio. Raises UsageError naming the known ones."""
+    match text:
+        case "vfio" | "iommufd" | "none":
+            return text
+        case _:
+            raise UsageError(f"container is {', '.join(get_args(ContainerKind))}, not {text!r}")

@@ -4,6 +4,7 @@ The whole schema, with every key::
 
     [machine]
     isolation = "strict"          # default; "kernel": do not refuse units that let DMA pass around the aperture
+    container = "iommufd"         # default: iommufd serves /dev/vfio/vfio; "vfio": VFIO does; "none": no such node
 
     [iommu]
     kind = "vt-d"                 # default; "amd"
@@ -32,10 +33,12 @@ from typing import NoReturn, get_args
 from ioas.errors import MachineError, UsageError
 from ioas.soft.host.description import (
     ADDRESS_WIDTHS,
+    ContainerKind,
     DeviceDescription,
     MachineDescription,
     UnitDescription,
     UnitKind,
+    check_container,
     check_isolation,
 )
 from ioas.soft.iommu.system import Isolation
@@ -45,7 +48,7 @@ _Path = tuple[str | int, ...]
 """Where a value stands in the document: ("device", 1, "model")."""
 
 _TOP = ("machine", "iommu", "device")
-_MACHINE = ("isolation",)
+_MACHINE = ("isolation", "container")
 _IOMMU = ("kind", "address_width", "scalable", "force_aperture")
 _DEVICE = ("model", "addr", "options")
 
@@ -101,11 +104,16 @@ class _Reader:
             devices=tuple(self.device(index, entry) for index, entry in enumerate(devices)),
             unit=self.unit(top.get("iommu", {})),
             isolation=self.isolation(machine),
+            container=self.container(machine),
         )
 
     def isolation(self, machine: Mapping[str, object]) -> Isolation:
         path = ("machine", "isolation")
         return check_isolation(self.choice(path, machine.get("isolation", "strict"), get_args(Isolation)))
+
+    def container(self, machine: Mapping[str, object]) -> ContainerKind:
+        path = ("machine", "container")
+        return check_container(self.choice(path, machine.get("container", "iommufd"), get_args(ContainerKind)))
 
     def unit(self, entry: object) -> UnitDescription:
         iommu = self.table(("iommu",), entry, _IOMMU)

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from errno import ENODEV, ENOENT
-from functools import partial
-from typing import NamedTuple
 
 from ioas.errors import UsageError, refuse
 from ioas.host import Caller, Capability, File
 from ioas.soft.host.assembly import Assembly, assemble
 from ioas.soft.host.binding import Binding
 from ioas.soft.host.capabilities import parse_capabilities
-from ioas.soft.host.description import MachineDescription, check_isolation, describe_device
+from ioas.soft.host.description import MachineDescription, check_container, check_isolation, describe_device
 from ioas.soft.host.fail_nth import FailNth, add_switches
 from ioas.soft.host.files import OpenFiles
+from ioas.soft.host.groups import VfioGroups
 from ioas.soft.host.machine_file import load_machine
+from ioas.soft.host.nodes import DeviceNodes, Node
 from ioas.soft.iommu import System
-from ioas.soft.pci import CharDevice, Failure, Function, Tree, VfioNode, build_sysfs
-from ioas.soft.vfio import VfioDevice, Watcher
+from ioas.soft.pci import Failure, Function, Tree, VfioNode, build_sysfs
+from ioas.soft.vfio import IOMMU_DRIVERS, VfioDevice, Watcher
 
 MISC_MAJOR = 10
 IOMMU_NUMBER = (MISC_MAJOR, 258)
@@ -36,15 +36,6 @@ CDEV_MAJOR = 248
 
 _DEFAULT_DEVICES = ("edu",)
 _FAILURES_KEPT = 256
-
-
-class Node(NamedTuple):
-    """A character device node: what stat(2) shows of it."""
-
-    major: int
-    minor: int
-    mode: int = 0o666
-    """Permission bits (without S_IFCHR): everybody may, as if udev had been told so."""
 
 
 class SoftHost:
@@ -77,6 +68,7 @@ class SoftHost:
         iommufd_test: bool = False,
         strict: bool = False,
         isolation: str | None = None,
+        container: str | None = None,
     ) -> None:
         """Put a machine together.
 
@@ -84,9 +76,10 @@ class SoftHost:
         functions made by the caller. They stand beside those of the `machine` file (TOML, see
         `ioas.soft.host.machine_file`); without either there is one edu. `capabilities` are names as `--cap` takes them
         ("sys_rawio", "CAP_IPC_LOCK"). `iommufd_test` turns on IOMMU_TEST_CMD. `isolation` is "strict" (default) or
-        "kernel" and overrides the machine file's.
+        "kernel", `container` says who serves /dev/vfio/vfio: "iommufd" (default), "vfio", or "none" for a machine
+        without it; both override the machine file's.
 
-        Raises UsageError: unknown model, option, capability or isolation, or a busy BDF; MachineError (a
+        Raises UsageError: unknown model, option, capability, isolation or container, or a busy BDF; MachineError (a
         UsageError) with file and line for a wrong machine file.
         """
         description = _describe(devices, machine)
@@ -103,9 +96,11 @@ class SoftHost:
         for function in self.functions.values():
             function.guard.listeners.append(self.failures.append)
         self.devices = self._bind_all()
-        self._openers: dict[str, tuple[Node, Callable[[int], File]]] = self._make_nodes()
+        self._container = description.container if container is None else check_container(container)
         self.tree = self._make_tree()
-        Binding(self.tree, self.devices, self._files, self._add_node, self._remove_node)
+        self._nodes = self._make_nodes()
+        groups = VfioGroups(self.tree, self._nodes, self._files)
+        Binding(self.tree, self.devices, self._files, self._nodes, groups)
         self._closed = False
         self._pid = os.getpid()
 
@@ -115,21 +110,21 @@ class SoftHost:
     @property
     def nodes(self) -> Mapping[str, Node]:
         """Device nodes by absolute path, such as "/dev/iommu" and "/dev/vfio/devices/vfio0"."""
-        return {path: node for path, (node, _) in self._openers.items()}
+        return self._nodes.shown
 
     def open(self, caller: Caller, path: str, flags: int) -> File:
         """Open a device node (see `Host.open`).
 
         Raises KernelError: ENOENT for a path that is not in `nodes`, ENODEV on a closed machine.
         """
-        found = self._openers.get(path)
-        if found is None:
+        opener = self._nodes.opener(path)
+        if opener is None:
             raise refuse(ENOENT, "this machine has no such device node", "file", path)
         with self.system.lock:
             if self._closed:
                 raise refuse(ENODEV, "the machine has been closed", "file", path)
             self.system.failures.act_for(caller.pid)
-            return found[1](flags)
+            return opener(caller, flags)
 
     def fail_nth(self, process: int) -> File | None:
         """What /proc/PID/fail-nth of a process is on this machine; None when it is the real one."""
@@ -179,33 +174,32 @@ class SoftHost:
             device.siblings = [other for other in devices.values() if other.function.place.bus is bus]
         return devices
 
-    def _make_nodes(self) -> dict[str, tuple[Node, Callable[[int], File]]]:
-        nodes: dict[str, tuple[Node, Callable[[int], File]]] = {
-            "/dev/iommu": (Node(*IOMMU_NUMBER), lambda flags: self._open_iommufd(IOMMU_NUMBER, vfio=False)),
-            "/dev/vfio/vfio": (Node(*CONTAINER_NUMBER), lambda flags: self._open_iommufd(CONTAINER_NUMBER, vfio=True)),
-        }
-        for device in self.devices.values():
-            nodes[f"/dev/vfio/devices/vfio{device.index}"] = (Node(*device.number), partial(self._files.cdev, device))
+    def _make_nodes(self) -> DeviceNodes:
+        """The nodes that are no device's."""
+
+        def open_iommufd(caller: Caller, flags: int) -> File:
+            return self._open_iommufd(IOMMU_NUMBER, vfio=False)
+
+        nodes = DeviceNodes(self.tree)
+        nodes.add("/dev/iommu", IOMMU_NUMBER, open_iommufd)
+        if self._container != "none":
+            nodes.add("/dev/vfio/vfio", CONTAINER_NUMBER, self._open_container)
         return nodes
 
-    def _add_node(self, path: str, device: VfioDevice) -> CharDevice:
-        """A device has been bound to vfio-pci: its cdev can be opened at `path`."""
-        node = Node(*device.number)
-        self._openers[path] = (node, partial(self._files.cdev, device))
-        return CharDevice(*node)
-
-    def _remove_node(self, path: str) -> None:
-        del self._openers[path]
+    def _open_container(self, caller: Caller, flags: int) -> File:
+        if self._container == "iommufd":
+            return self._open_iommufd(CONTAINER_NUMBER, vfio=True)
+        return self._files.container(self.system, IOMMU_DRIVERS, CONTAINER_NUMBER)
 
     def _open_iommufd(self, number: tuple[int, int], *, vfio: bool) -> File:
         return self._files.context(self.system, number, test=self._test, vfio=vfio)
 
     def _make_tree(self) -> Tree:
         vfio = {address: VfioNode(f"vfio{device.index}", *device.number) for address, device in self.devices.items()}
-        misc = {path.removeprefix("/dev/"): node[:2] for path, node in self.nodes.items() if node.major == MISC_MAJOR}
-        tree = build_sysfs(self._assembly.topology, vfio, {}, misc)
-        for path, node in self.nodes.items():
-            tree.add(path, CharDevice(*node))
+        misc = {"iommu": IOMMU_NUMBER}
+        if self._container != "none":
+            misc["vfio/vfio"] = CONTAINER_NUMBER
+        tree = build_sysfs(self._assembly.topology, vfio, misc)
         if self._test:
             add_switches(tree)
         return tree

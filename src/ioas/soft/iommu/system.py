@@ -82,6 +82,21 @@ class Group:
             self.owner = owner
             self._claims += 1
 
+    def claim_whole(self, owner: object) -> None:
+        """Take DMA ownership of the group for one owner, once (iommu_group_claim_dma_owner).
+
+        Raises KernelError as `claim`, and EPERM whoever owns it.
+        """
+        with self.system.lock:
+            if self._claims:
+                raise refuse(EPERM, "the group's DMA belongs to somebody already", "group", self._names())
+            self.claim(owner)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether anybody owns its DMA."""
+        return self._claims > 0
+
     def release(self, owner: object) -> None:
         """Undo one claim. Ignored when `owner` is not the owner."""
         with self.system.lock:

@@ -89,6 +89,19 @@ def compat_ioas(context: Context) -> Ioas:
     return context.vfio_ioas
 
 
+def create_compat_ioas(context: Context) -> None:
+    """See that there is one: a VFIO group comes into this container (iommufd_vfio_compat_ioas_create).
+
+    An IOAS is made first and given up if it is not wanted, so that ids go as they go in 7.3. Raises KernelError.
+    """
+    ioas = Ioas(context)
+    if context.vfio_ioas is not None:
+        context.objects.abandon(ioas)
+        return
+    context.vfio_ioas = ioas
+    context.objects.publish(ioas)
+
+
 def ioctl(context: Context, caller: Caller, request: int, argument: int | Buffer) -> int:
     """Carry out a container's request (iommufd_vfio_ioctl). Raises KernelError; ENOTTY for a request of nobody."""
     by_value = _BY_VALUE.get(request)

@@ -53,14 +53,13 @@ _DRIVERS = {"vfio-pci": "vfio_pci", "pcieport": "pcieportdrv"}
 def build_sysfs(
     topology: Topology,
     vfio: Mapping[str, VfioNode],
-    groups: Mapping[int, DeviceNumber],
     misc: Mapping[str, DeviceNumber] | None = None,
 ) -> Tree:
     """A tree with /sys of the settled `topology`.
 
-    `vfio`: BDF text -> its VFIO device (those functions are bound to vfio-pci). `groups`: group id -> device number of
-    /dev/vfio/<id>. `misc`: path below /dev -> device number of the other nodes, such as {"iommu": (10, 258)}. Nodes of
-    /dev are the caller's to add to the same tree.
+    `vfio`: BDF text -> its VFIO device (those functions are bound to vfio-pci). `misc`: path below /dev -> device
+    number of the nodes that are no device's, such as {"iommu": (10, 258)}. Nodes of /dev and VFIO's groups are the
+    caller's to add to the same tree.
     """
     tree = Tree()
     _add_modules(tree)
@@ -74,7 +73,7 @@ def build_sysfs(
     add_iommu(tree, topology)
     for bdf, node in vfio.items():
         add_vfio_device(tree, topology.functions[bdf], node)
-    _add_class_devices(tree, groups, misc or {})
+    _add_class_devices(tree, misc or {})
     return tree
 
 
@@ -149,11 +148,24 @@ def remove_vfio_device(tree: Tree, function: Function, node: VfioNode) -> None:
         tree.remove(path)
 
 
-def _add_class_devices(tree: Tree, groups: Mapping[int, DeviceNumber], misc: Mapping[str, DeviceNumber]) -> None:
+def add_vfio_group(tree: Tree, name: str, number: DeviceNumber) -> None:
+    """Show a VFIO group, whose node is /dev/vfio/`name`."""
+    _add_device(tree, f"/sys/devices/virtual/vfio/{name}", "vfio", name, f"vfio/{name}", number)
+
+
+def remove_vfio_group(tree: Tree, name: str, number: DeviceNumber) -> None:
+    """Show it no more."""
+    for path in (
+        f"/sys/devices/virtual/vfio/{name}",
+        f"/sys/class/vfio/{name}",
+        f"/sys/dev/char/{number[0]}:{number[1]}",
+    ):
+        tree.remove(path)
+
+
+def _add_class_devices(tree: Tree, misc: Mapping[str, DeviceNumber]) -> None:
     for name in ("vfio", "vfio-dev", "misc"):
         tree.directory(f"/sys/class/{name}")
-    for group, number in groups.items():
-        _add_device(tree, f"/sys/devices/virtual/vfio/{group}", "vfio", str(group), f"vfio/{group}", number)
     for device, number in misc.items():
         name = device.rsplit("/", 1)[-1]
         _add_device(tree, f"/sys/devices/virtual/misc/{name}", "misc", name, device, number)

@@ -11,7 +11,7 @@ from errno import EFAULT, EINVAL
 from typing import TYPE_CHECKING, TypeVar
 
 from ioas.errors import refuse
-from ioas.host import Caller
+from ioas.host import PAGE_SIZE, Caller
 from ioas.uapi.base import Struct, end_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ class Argument:
             return self.caller.memory.read(self.address + offset, length)
         self._check(self._view, offset, length)
         return bytes(self._view[offset : offset + length])
+
+    def read_some(self, offset: int, most: int) -> bytes:
+        """Copy in 1 to `most` bytes, as far as the page or the buffer goes. Raises KernelError(EFAULT)."""
+        if self._view is None:
+            start = self.address + offset
+            return self.caller.memory.read(start, min(most, PAGE_SIZE - start % PAGE_SIZE))
+        return self.read(offset, max(1, min(most, len(self._view) - offset)))
 
     def write(self, offset: int, data: bytes) -> None:
         """Copy out. Raises KernelError(EFAULT)."""

@@ -15,6 +15,7 @@ from ioas.uapi.base import end_of, offset_of
 
 if TYPE_CHECKING:
     from ioas.soft.vfio.cdev import Cdev
+    from ioas.soft.vfio.device_file import DeviceFile
 
 _BIND_SIZE = ctypes.sizeof(uapi.vfio_device_bind_iommufd)
 _OUT_DEVID = offset_of(uapi.vfio_device_bind_iommufd, "out_devid")
@@ -25,33 +26,45 @@ def bind(file: Cdev, argument: Argument) -> int:
     """VFIO_DEVICE_BIND_IOMMUFD: claim the device's DMA for a context and open the device.
 
     Raises KernelError: EFAULT; EINVAL for argsz, flags, a negative fd, a second bind or a token; E2BIG for a
-    tail that is not zero; EBADF and EBADFD for an fd that is no iommufd; EPERM when the group has another owner.
+    tail that is not zero; EBUSY while the group is open; EBADF and EBADFD for an fd that is no iommufd; EPERM when the
+    group has another owner.
     """
-    request = _copy_in(argument)
-    if request.iommufd < 0:
-        raise refuse(EINVAL, f"iommufd is {request.iommufd}", "field", "iommufd")
-    if request.flags & ~uapi.VFIO_DEVICE_BIND_FLAG_TOKEN:
-        raise refuse(EINVAL, "unknown flags", "field", "flags")
+    request = copy_in_bind(argument)
     device = file.device
     with device.system.lock:
         file.check_open()
-        if file.bound:
-            raise refuse(EINVAL, "this device file is bound already", "device", device.name)
-        if request.flags & uapi.VFIO_DEVICE_BIND_FLAG_TOKEN:
-            argument.caller.memory.read(request.token_uuid_ptr, _TOKEN_SIZE)
-            raise refuse(EINVAL, "a VF token is for functions of SR-IOV", "field", "token_uuid_ptr")
-        device.open(_context(argument, request.iommufd))
+        device.block_group()
         try:
-            argument.write(_OUT_DEVID, device.device_id.to_bytes(4, "little"))
-        except KernelError:
-            device.close()
+            _open(file, argument, request)
+        except BaseException:
+            device.unblock_group()
             raise
-        file.bound = True
     return 0
 
 
-def _copy_in(argument: Argument) -> uapi.vfio_device_bind_iommufd:
-    """As copy_struct_from_user: a short structure is filled up with zeros, a longer one must end in zeros."""
+def _open(file: Cdev, argument: Argument, request: uapi.vfio_device_bind_iommufd) -> None:
+    device = file.device
+    if file.bound:
+        raise refuse(EINVAL, "this device file is bound already", "device", device.name)
+    token = None
+    if request.flags & uapi.VFIO_DEVICE_BIND_FLAG_TOKEN:
+        token = argument.caller.memory.read(request.token_uuid_ptr, _TOKEN_SIZE)
+    device.match_token(token)
+    device.open(_context(argument, request.iommufd))
+    try:
+        argument.write(_OUT_DEVID, device.device_id.to_bytes(4, "little"))
+    except KernelError:
+        device.close()
+        raise
+    file.bound = True
+
+
+def copy_in_bind(argument: Argument) -> uapi.vfio_device_bind_iommufd:
+    """The structure of BIND_IOMMUFD, after the checks that every file makes.
+
+    As copy_struct_from_user: a short structure is filled up with zeros, a longer one must end in zeros. Raises
+    KernelError: EFAULT, EINVAL, E2BIG.
+    """
     argsz = int.from_bytes(argument.read(0, 4), "little")
     least = end_of(uapi.vfio_device_bind_iommufd, "out_devid")
     if argsz < least:
@@ -63,7 +76,12 @@ def _copy_in(argument: Argument) -> uapi.vfio_device_bind_iommufd:
             raise refuse(E2BIG, f"bytes behind the {_BIND_SIZE} that are known are not zero", "field", "argsz")
         start += length
     data = argument.read(0, min(argsz, _BIND_SIZE))
-    return uapi.vfio_device_bind_iommufd.from_buffer_copy(data.ljust(_BIND_SIZE, b"\0"))
+    request = uapi.vfio_device_bind_iommufd.from_buffer_copy(data.ljust(_BIND_SIZE, b"\0"))
+    if request.iommufd < 0:
+        raise refuse(EINVAL, f"iommufd is {request.iommufd}", "field", "iommufd")
+    if request.flags & ~uapi.VFIO_DEVICE_BIND_FLAG_TOKEN:
+        raise refuse(EINVAL, "unknown flags", "field", "flags")
+    return request
 
 
 def _context(argument: Argument, fd: int) -> Context:
@@ -73,7 +91,7 @@ def _context(argument: Argument, fd: int) -> Context:
     return file
 
 
-def attach(file: Cdev, argument: Argument, request: uapi.vfio_device_attach_iommufd_pt) -> int:
+def attach(file: DeviceFile, argument: Argument, request: uapi.vfio_device_attach_iommufd_pt) -> int:
     """VFIO_DEVICE_ATTACH_IOMMUFD_PT: use an IOAS or page table, in place of the one in use; returns its id in `pt_id`.
 
     Raises KernelError: EINVAL, EFAULT, and what `ioas.soft.iommufd.Device` refuses.
@@ -90,7 +108,7 @@ def attach(file: Cdev, argument: Argument, request: uapi.vfio_device_attach_iomm
     return 0
 
 
-def detach(file: Cdev, argument: Argument, request: uapi.vfio_device_detach_iommufd_pt) -> int:
+def detach(file: DeviceFile, argument: Argument, request: uapi.vfio_device_detach_iommufd_pt) -> int:
     """VFIO_DEVICE_DETACH_IOMMUFD_PT: no DMA when it returns; nothing attached is no error.
 
     Raises KernelError: EINVAL, EFAULT.

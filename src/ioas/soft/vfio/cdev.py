@@ -3,133 +3,40 @@
 from __future__ import annotations
 
 import os
-import select
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from errno import EACCES, EBADF, EINVAL
-from mmap import MAP_SHARED, PROT_WRITE
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
-from ioas.errors import refuse
-from ioas.host import Caller
-from ioas.soft.vfio import regions
-from ioas.soft.vfio.argument import Argument
-from ioas.soft.vfio.commands import NOT_BOUND, dispatch
+from ioas.soft.vfio import bind
+from ioas.soft.vfio.commands import CDEV_COMMANDS, Command
+from ioas.soft.vfio.device_file import DeviceFile
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
+    from ioas.soft.vfio.argument import Argument
     from ioas.soft.vfio.device import VfioDevice
 
 
-class Cdev:
-    """An open cdev (implements `ioas.host.File`): nothing but BIND_IOMMUFD works until that has succeeded.
+class Cdev(DeviceFile):
+    """An open cdev: nothing but BIND_IOMMUFD works until that has succeeded.
 
     A device can be opened any number of times and bound once.
     """
 
+    commands: ClassVar[Mapping[int, Command]] = CDEV_COMMANDS
+
     def __init__(self, device: VfioDevice, flags: int = os.O_RDWR) -> None:
-        """`flags` are those of open(2): reading and writing need their access mode, ioctl does not."""
-        self.device = device
-        self.bound = False
-        self.access = flags & os.O_ACCMODE
-        """O_RDONLY, O_WRONLY or O_RDWR."""
-        self._position = 0
-        self._closed = False
+        """`flags` are those of open(2)."""
+        super().__init__(device, flags & os.O_ACCMODE)
 
     @property
     def device_number(self) -> tuple[int, int]:
         """The node's major and minor."""
         return self.device.number
 
-    def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
-        """VFIO_DEVICE_*; see `ioas.soft.vfio.commands`. Raises KernelError."""
-        return dispatch(self, Argument(caller, argument), request)
+    def bind(self, argument: Argument) -> int:
+        """VFIO_DEVICE_BIND_IOMMUFD. Raises KernelError as `ioas.soft.vfio.bind.bind`."""
+        return bind.bind(self, argument)
 
-    def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
-        """Read from a region: the offset is region index << 40 plus the byte in the region. Raises KernelError."""
-        self._check("read", os.O_WRONLY)
-        with self.device.power.awake(), self.kept_bound(self.device.lock):
-            data = regions.read(self.device, self._position if offset is None else offset, length)
-        if offset is None:
-            self._position += len(data)
-        return data
-
-    def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
-        """Write to a region, as `read`; the number of bytes taken. Raises KernelError."""
-        self._check("write", os.O_RDONLY)
-        with self.device.power.awake(), self.kept_bound(self.device.lock):
-            count = regions.write(self.device, self._position if offset is None else offset, data)
-        if offset is None:
-            self._position += count
-        return count
-
-    def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
-        """-1: a mapped BAR has no memory of its own, its loads and stores come to `load` and `store`.
-
-        Raises KernelError: EACCES when the file is not open for that; EINVAL (`regions.check_mapping`).
-        """
-        if self.access == os.O_WRONLY or (
-            self.access == os.O_RDONLY and protection & PROT_WRITE and flags & MAP_SHARED
-        ):
-            raise refuse(EACCES, "the file is not open for this kind of mapping", "file", self.device.name)
-        self._check_bound("mmap")
-        regions.check_mapping(self.device, length, bool(flags & MAP_SHARED), offset)
-        return -1
-
-    def answers(self, offset: int) -> bool:
-        """Whether loads and stores through a mapping of `offset` reach the device; else a kernel gives SIGBUS."""
-        with self.device.lock:
-            return self.bound and self.device.answers_mappings
-
-    def load(self, offset: int, length: int) -> bytes | None:
-        """A load through a mapping, from file offset `offset`; None where `answers` is false."""
-        with self.device.lock:
-            if not (self.bound and self.device.answers_mappings):
-                return None
-            return regions.load(self.device, offset, length)
-
-    def store(self, offset: int, data: bytes) -> bool:
-        """A store through a mapping; False where `answers` is."""
-        with self.device.lock:
-            if not (self.bound and self.device.answers_mappings):
-                return False
-            regions.store(self.device, offset, data)
-        return True
-
-    def poll(self, caller: Caller) -> int:
-        """A device file has no poll operation: it is always ready."""
-        return select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
-
-    def close(self) -> None:
-        """Interrupts off, device reset and disabled, detached, unbound. Idempotent."""
-        with self.device.system.lock:
-            closed, self._closed = self._closed, True
-            if self.bound and not closed:
-                self.bound = False
-                self.device.close()
-
-    @contextmanager
-    def kept_bound(self, lock: threading.RLock) -> Iterator[None]:
-        """Hold the device's or the machine's lock, with the file bound: another thread may have closed it meanwhile.
-
-        In the kernel a call holds its file open; a closed file of ours refuses. Raises KernelError(EBADF).
-        """
-        with lock:
-            self.check_open()
-            yield
-
-    def check_open(self) -> None:
-        """Raises KernelError(EBADF) once the file is closed. The machine's lock or the device's is held."""
-        if self._closed:
-            raise refuse(EBADF, "the device file has been closed during the call", "device", self.device.name)
-
-    def _check(self, what: str, forbidden: int) -> None:
-        if self.access == forbidden:
-            raise refuse(EBADF, f"the file is not open for {what}", "file", self.device.name)
-        self._check_bound(what)
-
-    def _check_bound(self, what: str) -> None:
-        if not self.bound:
-            raise refuse(EINVAL, NOT_BOUND, "request", what)
+    def release(self) -> None:
+        """Give up the device, and let its group be opened again."""
+        self.device.close()
+        self.device.unblock_group()

@@ -1,7 +1,7 @@
 """The table of a VFIO device's ioctls, and the dispatcher that alone checks `argsz`.
 
-The order is that of vfio_device_fops_unl_ioctl (7.3): BIND_IOMMUFD first; then nothing until it has
-succeeded; then the commands that only cdev files know; then those of the device.
+The order is that of vfio_device_fops_unl_ioctl (7.3): BIND_IOMMUFD first; then nothing until the file is bound; then
+the commands that only cdev files know (`CDEV_COMMANDS`); then those of the device (`COMMANDS`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ioas.uapi import vfio as uapi
 from ioas.uapi.base import Struct
 
 if TYPE_CHECKING:
-    from ioas.soft.vfio.cdev import Cdev
+    from ioas.soft.vfio.device_file import DeviceFile
 
 NOT_BOUND = "the device file is not bound yet; VFIO_DEVICE_BIND_IOMMUFD comes first"
 
@@ -25,14 +25,12 @@ NOT_BOUND = "the device file is not bound yet; VFIO_DEVICE_BIND_IOMMUFD comes fi
 class Command(NamedTuple):
     """One ioctl: who carries it out, and the structure up to the last field of its first version."""
 
-    handler: Callable[[Cdev, Argument, Any], int]
+    handler: Callable[[DeviceFile, Argument, Any], int]
     struct: type[Struct] | None = None
     last: str = ""
 
 
-COMMANDS = {
-    uapi.VFIO_DEVICE_ATTACH_IOMMUFD_PT: Command(bind.attach, uapi.vfio_device_attach_iommufd_pt, "pt_id"),
-    uapi.VFIO_DEVICE_DETACH_IOMMUFD_PT: Command(bind.detach, uapi.vfio_device_detach_iommufd_pt, "flags"),
+COMMANDS: dict[int, Command] = {
     uapi.VFIO_DEVICE_FEATURE: Command(features.feature, uapi.vfio_device_feature, "flags"),
     uapi.VFIO_DEVICE_GET_INFO: Command(info.get_info, uapi.vfio_device_info, "num_irqs"),
     uapi.VFIO_DEVICE_GET_REGION_INFO: Command(info.get_region_info, uapi.vfio_region_info, "offset"),
@@ -43,20 +41,25 @@ COMMANDS = {
     uapi.VFIO_DEVICE_PCI_HOT_RESET: Command(hot_reset.hot_reset, uapi.vfio_pci_hot_reset, "count"),
     uapi.VFIO_DEVICE_IOEVENTFD: Command(ioeventfd.ioeventfd, uapi.vfio_device_ioeventfd, "fd"),
 }
+CDEV_COMMANDS: dict[int, Command] = {
+    uapi.VFIO_DEVICE_ATTACH_IOMMUFD_PT: Command(bind.attach, uapi.vfio_device_attach_iommufd_pt, "pt_id"),
+    uapi.VFIO_DEVICE_DETACH_IOMMUFD_PT: Command(bind.detach, uapi.vfio_device_detach_iommufd_pt, "flags"),
+    **COMMANDS,
+}
 
 
-def dispatch(file: Cdev, argument: Argument, request: int) -> int:
+def dispatch(file: DeviceFile, argument: Argument, request: int) -> int:
     """Carry out `request` on an open cdev; the result of the ioctl. Raises KernelError."""
     if request == uapi.VFIO_DEVICE_BIND_IOMMUFD:
-        return bind.bind(file, argument)
+        return file.bind(argument)
     if not file.bound:
         raise refuse(EINVAL, NOT_BOUND, "request", name(request))
     with file.device.power.awake():
         return _carry_out(file, argument, request)
 
 
-def _carry_out(file: Cdev, argument: Argument, request: int) -> int:
-    command = COMMANDS.get(request)
+def _carry_out(file: DeviceFile, argument: Argument, request: int) -> int:
+    command = file.commands.get(request)
     if command is None:
         raise refuse(ENOTTY, "no such request on a VFIO PCI device", "request", name(request))
     value = None if command.struct is None else copy_in(argument, command.struct, command.last)
@@ -68,4 +71,6 @@ def name(request: int) -> str:
     return _NAMES.get(request, f"{request:#x}")
 
 
-_NAMES = {number: name for name, number in vars(uapi).items() if name.startswith("VFIO_DEVICE_") and number in COMMANDS}
+_NAMES = {
+    number: name for name, number in vars(uapi).items() if name.startswith("VFIO_DEVICE_") and number in CDEV_COMMANDS
+}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ioas.soft.iommu import System
     from ioas.soft.iommufd import Context
     from ioas.soft.pci import Function
+    from ioas.soft.vfio.group import VfioGroup
     from ioas.soft.vfio.ioeventfd import IoEvent
     from ioas.soft.vfio.virqfd import Watch
 
@@ -68,8 +69,15 @@ class VfioDevice:
         """BARs that programs may mmap: none, until somebody can serve the mappings (`allow_mmap`)."""
         self.msix_table = MsixTable()
         self.reset_works = False
+        self.group: VfioGroup | None = None
+        """The group that it can be opened through; None without one."""
+        self.files = 0
+        """How many of its files are open, bound or not."""
+        self.opens = 0
+        """How many of them it is open through: more than one by its group alone."""
         self.context: Context | None = None
         self.iommufd: Device | None = None
+        """The device object in `context`; None also when the group is in a container of VFIO's own."""
         self._config: ConfigSpace | None = None
         self._saved = b""
         self._attached = False
@@ -123,14 +131,21 @@ class VfioDevice:
         """Give BARs the MMAP flag: whoever opens the device can serve loads and stores."""
         self.mappable_bars = mappable(self)
 
-    def open(self, context: Context) -> None:
-        """Bind to `context` and enable the function; with `System.lock` held.
+    def open(self, context: Context | None, *, by_group: bool = False) -> None:
+        """Bind to `context` (None: its group has been let into a container) and enable the function, if it is not yet.
 
-        Raises KernelError: EINVAL when it is open through another file; EPERM when its group has another owner.
+        `System.lock` is held. Raises KernelError: EINVAL when it is open already, unless its group is to open it once
+        more; EPERM when its IOMMU group has another owner.
         """
-        if self.iommufd is not None:
+        if self.opens and not by_group:
             raise refuse(EINVAL, "the device is bound through another file", "device", self.name)
-        self.iommufd = Device.bind(context, self.function.requester)
+        if not self.opens:
+            self._open_first(context)
+        self.opens += 1
+
+    def _open_first(self, context: Context | None) -> None:
+        if context is not None:
+            self.iommufd = Device.bind(context, self.function.requester)
         self.context = context
         try:
             with self.lock:
@@ -140,11 +155,12 @@ class VfioDevice:
             raise
 
     def close(self) -> None:
-        """Undo `open` and all that came after; with `System.lock` held. Idempotent.
+        """Undo one `open`; the last one undoes all that came after. `System.lock` is held.
 
         Cannot fail: what does all the same is logged, and everything is given back.
         """
-        if self.iommufd is None:
+        self.opens -= 1
+        if self.opens:
             return
         try:
             with self.lock:
@@ -153,6 +169,24 @@ class VfioDevice:
             _log.exception("closing %s failed", self.name)
         finally:
             self._release()
+
+    def block_group(self) -> None:
+        """Keep the group from being opened while this cdev is bound. Raises KernelError(EBUSY) while it is open."""
+        if self.group is not None:
+            self.group.block(self)
+
+    def unblock_group(self) -> None:
+        """Undo one `block_group`."""
+        if self.group is not None:
+            self.group.unblock()
+
+    def match_token(self, token: bytes | None) -> None:
+        """Whether the VF token that came with an open is the right one (vfio_pci_core_match_token_uuid).
+
+        Raises KernelError(EINVAL): there is one and this is no function of SR-IOV.
+        """
+        if token is not None:
+            raise refuse(EINVAL, "a VF token is for functions of SR-IOV", "device", self.name)
 
     def _release(self) -> None:
         """Give the iommufd back what it lent."""
@@ -251,6 +285,6 @@ class VfioDevice:
 
     def _reset_bus_if_needed(self) -> None:
         """A function that cannot be reset alone waits for the last one on its bus (vfio_pci_dev_set_try_reset)."""
-        others_open = any(device.iommufd for device in self.siblings if device is not self)
+        others_open = any(device.opens for device in self.siblings if device is not self)
         if self.below_port and not others_open and any(device._needs_reset for device in self.siblings):
             self.bus_reset()

@@ -16,7 +16,7 @@ from ioas.uapi import vfio as uapi
 from ioas.uapi.base import end_of
 
 if TYPE_CHECKING:
-    from ioas.soft.vfio.cdev import Cdev
+    from ioas.soft.vfio.device_file import DeviceFile
 
 _HEADER = end_of(uapi.vfio_device_feature, "flags")
 GET, SET, PROBE = uapi.VFIO_DEVICE_FEATURE_GET, uapi.VFIO_DEVICE_FEATURE_SET, uapi.VFIO_DEVICE_FEATURE_PROBE
@@ -27,10 +27,10 @@ class _Feature(NamedTuple):
 
     methods: int
     size: int
-    handler: Callable[[Cdev, Argument], None]
+    handler: Callable[[DeviceFile, Argument], None]
 
 
-def feature(file: Cdev, argument: Argument, header: uapi.vfio_device_feature) -> int:
+def feature(file: DeviceFile, argument: Argument, header: uapi.vfio_device_feature) -> int:
     """Get, set or probe a feature. Raises KernelError: EINVAL, ENOTTY for one that the device lacks, EFAULT."""
     flags = header.flags
     if flags & ~(uapi.VFIO_DEVICE_FEATURE_MASK | GET | SET | PROBE):
@@ -63,11 +63,11 @@ def _wanted(known: _Feature, flags: int, size: int) -> bool:
     return True
 
 
-def _enter_low_power(file: Cdev, argument: Argument) -> None:
+def _enter_low_power(file: DeviceFile, argument: Argument) -> None:
     file.device.power.enter(None)
 
 
-def _enter_with_wakeup(file: Cdev, argument: Argument) -> None:
+def _enter_with_wakeup(file: DeviceFile, argument: Argument) -> None:
     size = end_of(uapi.vfio_device_low_power_entry_with_wakeup, "reserved")
     entry = uapi.vfio_device_low_power_entry_with_wakeup.from_buffer_copy(argument.read(_HEADER, size))
     if entry.wakeup_eventfd < 0:
@@ -80,7 +80,7 @@ def _enter_with_wakeup(file: Cdev, argument: Argument) -> None:
         raise
 
 
-def _leave_low_power(file: Cdev, argument: Argument) -> None:
+def _leave_low_power(file: DeviceFile, argument: Argument) -> None:
     file.device.power.leave()
 
 

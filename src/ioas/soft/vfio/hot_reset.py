@@ -17,13 +17,13 @@ from ioas.uapi import vfio as uapi
 
 if TYPE_CHECKING:
     from ioas.soft.iommufd import Context
-    from ioas.soft.vfio.cdev import Cdev
     from ioas.soft.vfio.device import VfioDevice
+    from ioas.soft.vfio.device_file import DeviceFile
 
 _ENTRY = ctypes.sizeof(uapi.vfio_pci_dependent_device)
 
 
-def get_info(file: Cdev, argument: Argument, header: uapi.vfio_pci_hot_reset_info) -> int:
+def get_info(file: DeviceFile, argument: Argument, header: uapi.vfio_pci_hot_reset_info) -> int:
     """Which functions a hot reset would reset, and whose they are.
 
     Raises KernelError: ENODEV on a root bus, ENOSPC (with `count` filled in) for want of room, EFAULT.
@@ -46,7 +46,7 @@ def get_info(file: Cdev, argument: Argument, header: uapi.vfio_pci_hot_reset_inf
     return 0
 
 
-def hot_reset(file: Cdev, argument: Argument, header: uapi.vfio_pci_hot_reset) -> int:
+def hot_reset(file: DeviceFile, argument: Argument, header: uapi.vfio_pci_hot_reset) -> int:
     """Reset every function on the bus. Raises KernelError: EINVAL, ENODEV on a root bus."""
     device = file.device
     if header.flags:

@@ -13,13 +13,13 @@ from ioas.soft.vfio.regions import OFFSET_SHIFT, rom_image_size
 from ioas.uapi import vfio as uapi
 
 if TYPE_CHECKING:
-    from ioas.soft.vfio.cdev import Cdev
     from ioas.soft.vfio.device import VfioDevice
+    from ioas.soft.vfio.device_file import DeviceFile
 
 _READ_WRITE = uapi.VFIO_REGION_INFO_FLAG_READ | uapi.VFIO_REGION_INFO_FLAG_WRITE
 
 
-def get_info(file: Cdev, argument: Argument, info: uapi.vfio_device_info) -> int:
+def get_info(file: DeviceFile, argument: Argument, info: uapi.vfio_device_info) -> int:
     """9 regions, 5 interrupt indexes, and whether the function can be reset. Raises KernelError(EFAULT)."""
     info.flags = uapi.VFIO_DEVICE_FLAGS_PCI
     if file.device.reset_works:
@@ -30,7 +30,7 @@ def get_info(file: Cdev, argument: Argument, info: uapi.vfio_device_info) -> int
     return 0
 
 
-def get_region_info(file: Cdev, argument: Argument, info: uapi.vfio_region_info) -> int:
+def get_region_info(file: DeviceFile, argument: Argument, info: uapi.vfio_region_info) -> int:
     """Size, flags and offset of a region, with its capabilities where they fit. Raises KernelError: EINVAL, EFAULT."""
     size, flags, capabilities = _region(file.device, info.index)
     info.offset, info.size, info.flags = info.index << OFFSET_SHIFT, size, flags
@@ -69,7 +69,7 @@ def _region(device: VfioDevice, index: int) -> tuple[int, int, list[InfoCapabili
     )
 
 
-def get_irq_info(file: Cdev, argument: Argument, info: uapi.vfio_irq_info) -> int:
+def get_irq_info(file: DeviceFile, argument: Argument, info: uapi.vfio_irq_info) -> int:
     """How many interrupts an index has, and how they behave. Raises KernelError: EINVAL, EFAULT."""
     if info.index >= uapi.VFIO_PCI_NUM_IRQS:
         raise refuse(EINVAL, f"interrupt indexes are 0 to {uapi.VFIO_PCI_NUM_IRQS - 1}", "field", "index")

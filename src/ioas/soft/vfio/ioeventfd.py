@@ -11,8 +11,8 @@ from ioas.soft.vfio.regions import OFFSET_MASK, OFFSET_SHIFT
 from ioas.uapi import vfio as uapi
 
 if TYPE_CHECKING:
-    from ioas.soft.vfio.cdev import Cdev
     from ioas.soft.vfio.device import VfioDevice
+    from ioas.soft.vfio.device_file import DeviceFile
 
 MOST = 1000
 """How many of them a device has at most (VFIO_PCI_IOEVENTFD_MAX)."""
@@ -27,7 +27,7 @@ class IoEvent(NamedTuple):
     data: int
 
 
-def ioeventfd(file: Cdev, argument: Argument, request: uapi.vfio_device_ioeventfd) -> int:
+def ioeventfd(file: DeviceFile, argument: Argument, request: uapi.vfio_device_ioeventfd) -> int:
     """Begin or (fd -1) end such a write.
 
     Raises KernelError: EINVAL for flags, a place outside of the BARs or in the MSI-X table; EEXIST when

@@ -16,10 +16,10 @@ from ioas.soft.vfio.argument import Argument
 
 if TYPE_CHECKING:
     from ioas.soft.pci import Function
-    from ioas.soft.vfio.cdev import Cdev
+    from ioas.soft.vfio.device_file import DeviceFile
 
 
-def reset(file: Cdev, argument: Argument, _: None) -> int:
+def reset(file: DeviceFile, argument: Argument, _: None) -> int:
     """VFIO_DEVICE_RESET.
 
     Raises KernelError: EINVAL when nothing resets this function alone; ENOTTY when the function, whose model has

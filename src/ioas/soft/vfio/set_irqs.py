@@ -16,7 +16,7 @@ from ioas.uapi import vfio as uapi
 from ioas.uapi.base import end_of
 
 if TYPE_CHECKING:
-    from ioas.soft.vfio.cdev import Cdev
+    from ioas.soft.vfio.device_file import DeviceFile
 
 NONE, BOOL, EVENTFD = uapi.VFIO_IRQ_SET_DATA_NONE, uapi.VFIO_IRQ_SET_DATA_BOOL, uapi.VFIO_IRQ_SET_DATA_EVENTFD
 _DATA_SIZES = {NONE: 0, BOOL: 1, EVENTFD: 4}
@@ -38,7 +38,7 @@ class _Order:
     data: tuple[int, ...]
 
 
-def set_irqs(file: Cdev, argument: Argument, header: uapi.vfio_irq_set) -> int:
+def set_irqs(file: DeviceFile, argument: Argument, header: uapi.vfio_irq_set) -> int:
     """Carry out the ioctl. Raises KernelError: EINVAL, ENOTTY, EFAULT, and what eventfds are refused with."""
     device = file.device
     with file.kept_bound(device.lock):

@@ -1,0 +1,7 @@
+"""The IOMMU drivers of containers that this kernel has, in the order in which they are asked: the latest first."""
+
+from __future__ import annotations
+
+from ioas.soft.vfio.container import IommuDriver
+
+IOMMU_DRIVERS: tuple[type[IommuDriver], ...] = ()
