@@ -81,6 +81,19 @@ def test_every_end_has_its_status(words: list[str], status: int, said: str) -> N
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("parts")
+def test_a_command_that_is_nowhere_is_not_found_though_a_directory_of_the_path_may_not_be_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'closed'}:{os.environ['PATH']}")
+
+    done = tool("--", "no-such-command")
+
+    assert (done.returncode, done.stdout) == (127, "")
+    assert "no-such-command: No such file or directory" in done.stderr
+
+
 class Pipe(io.RawIOBase):
     """A stream that calls `then` with the first that is written to it."""
 

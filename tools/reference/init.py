@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +170,12 @@ def start(job: Job, out: int, err: int) -> int:
     return process.pid
 
 
+def is_nowhere(job: Job) -> bool:
+    """Whether there is no such command: execve says EACCES of it where $PATH names a directory that nobody may search."""
+    place = os.path.join(job["cwd"], job["argv"][0]) if "/" in job["argv"][0] else job["argv"][0]
+    return shutil.which(place, os.F_OK, job["env"].get("PATH", os.defpath)) is None
+
+
 def reap(pid: int) -> int:
     """Wait for every process, as the first one must, until `pid` ends: its status as a shell gives it."""
     while True:
@@ -202,8 +210,10 @@ def run(job: Job) -> int:
     try:
         pid = start(job, *ends)
     except OSError as error:
-        write_all(ends[1], f"{error.filename}: {error.strerror}\n".encode())
-        status = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+        absent = isinstance(error, FileNotFoundError) or is_nowhere(job)
+        said = os.strerror(errno.ENOENT) if absent else error.strerror
+        write_all(ends[1], f"{error.filename}: {said}\n".encode())
+        status = NOT_FOUND if absent else NOT_EXECUTABLE
     else:
         status = reap(pid)
     for end in ends:
