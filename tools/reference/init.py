@@ -171,7 +171,7 @@ def start(job: Job, out: int, err: int) -> int:
 
 
 def is_nowhere(job: Job) -> bool:
-    """Whether there is no such command: execve says EACCES of it where $PATH names a directory that nobody may search."""
+    """Whether there is no such command: execve says EACCES where $PATH names a directory that nobody may search."""
     place = os.path.join(job["cwd"], job["argv"][0]) if "/" in job["argv"][0] else job["argv"][0]
     return shutil.which(place, os.F_OK, job["env"].get("PATH", os.defpath)) is None
 
