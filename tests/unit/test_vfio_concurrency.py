@@ -233,7 +233,7 @@ def test_a_call_that_waits_for_the_device_while_its_file_is_closed_does_nothing(
                 wrong.append(error.errno)
 
         other = threading.Thread(target=late)
-        with client.host.devices["0000:01:00.0"].lock:
+        with client.host.system.lock, client.host.devices["0000:01:00.0"].lock:
             other.start()
             started.wait()
             other.join(0.1)

@@ -3,5 +3,6 @@
 from ioas.soft.iommufd.access import Access
 from ioas.soft.iommufd.context import Context
 from ioas.soft.iommufd.device import Device
+from ioas.soft.iommufd.dmabuf import DmaBuf, DmaBufFile
 
-__all__ = ["Access", "Context", "Device"]
+__all__ = ["Access", "Context", "Device", "DmaBuf", "DmaBufFile"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from errno import EBADF, EINVAL, ENODEV, ENOTTY
+from errno import EBADF, EINVAL, ENODEV, ENOTTY, EOPNOTSUPP
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 class DmaBuf:
     """`size` bytes of `source`, which can be mapped while they are not revoked."""
 
-    def __init__(self, source: PinSource, size: int) -> None:
+    def __init__(self, source: PinSource, size: int, *, ranges: int = 1) -> None:
+        """`ranges`: how many pieces of memory it consists of; iommufd maps those of one piece."""
         self.source = source
         self.size = size
+        self.ranges = ranges
         self.revoked = False
         self.importers: WeakSet[DmaBufPages] = WeakSet()
         """Who maps it. One that saw a revocation never maps again, even when the memory comes back."""
@@ -38,11 +40,12 @@ class DmaBuf:
 class DmaBufPages(Pages):
     """Pages of a DMA-BUF. They count against nobody, and only devices reach them."""
 
-    __slots__ = ("__weakref__", "_context", "revoked")
+    __slots__ = ("__weakref__", "_buffer", "_context", "revoked")
 
     def __init__(self, context: Context, owner: Owner, buffer: DmaBuf, start: int, count: int, writable: bool) -> None:
         super().__init__(context.system, owner, buffer.source, None, start, count, writable)
         self._context = context
+        self._buffer = buffer  # whoever maps it keeps it, also when its file is closed
         self.revoked = False
         buffer.importers.add(self)
 
@@ -134,11 +137,18 @@ def dma_buf_of(caller: Caller, fd: int) -> DmaBuf | None:
 
 
 def dma_buf_pages(context: Context, owner: Owner, buffer: DmaBuf, start: int, length: int, writable: bool) -> Pages:
-    """Pages for `length` bytes from byte `start` (iopt_alloc_dmabuf_pages). Raises KernelError: EINVAL, ENODEV."""
+    """Pages for `length` bytes from byte `start` (iopt_alloc_dmabuf_pages).
+
+    Raises KernelError: EINVAL, ENODEV, EOPNOTSUPP for a DMA-BUF of several pieces.
+    """
     if start + length > buffer.size:
         raise refuse(EINVAL, f"the DMA-BUF has {buffer.size} bytes", "field", "length")
     if buffer.revoked:
         raise refuse(ENODEV, "the DMA-BUF was taken back by its exporter", "field", "fd")
+    if buffer.ranges != 1:
+        raise refuse(
+            EOPNOTSUPP, f"a DMA-BUF of {buffer.ranges} ranges cannot be mapped, only one of one", "field", "fd"
+        )
     offset = start % PAGE_SIZE
     count = offset + length + PAGE_SIZE - 1 >> PAGE_SHIFT
     return DmaBufPages(context, owner, buffer, start - offset, count, writable)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ioas.soft.vfio import permissions as rules
 from ioas.soft.vfio.permissions import Permissions
+from ioas.soft.vfio.power import D3HOT
 
 if TYPE_CHECKING:
     from ioas.soft.vfio.config_space import ConfigSpace
@@ -24,12 +25,16 @@ Hook = Callable[["ConfigSpace", int, int, bytes, Permissions], None]
 def _header(space: ConfigSpace, position: int, offset: int, data: bytes, masks: Permissions) -> None:
     """Command: bring back BARs that a hidden reset lost, remember the enables, mask INTx. BARs: keep the fixed bits."""
     value = int.from_bytes(data, "little")
+    exports = space.device.exports
+    if offset == COMMAND and not value & COMMAND_MEMORY:
+        exports.revoke()
     if offset == COMMAND and _reset_behind_us(space, value):
         space.restore_bars()
     space.masked_write(position, offset, data, masks)
     if offset == COMMAND:
         enables = COMMAND_MEMORY | COMMAND_IO
         space.command = space.command & ~enables | value & enables
+        exports.restore()
     if offset in (COMMAND, COMMAND + 1):
         space.device.irqs.intx.disable_virtually(bool(space.command & COMMAND_INTX_DISABLE))
     if 0x10 <= offset < 0x28 or 0x30 <= offset < 0x34:
@@ -48,7 +53,11 @@ def _power(space: ConfigSpace, position: int, offset: int, data: bytes, masks: P
     """The state bits of PMCSR are not writable: VFIO changes the power state itself."""
     space.masked_write(position, offset, data, masks)
     if offset == 4:
-        space.device.power.change(data[0] & 3)
+        device, state = space.device, data[0] & 3
+        if state == D3HOT:
+            device.exports.revoke()
+        device.power.change(state)
+        device.exports.restore()
 
 
 def _vpd(space: ConfigSpace, position: int, offset: int, data: bytes, masks: Permissions) -> None:
@@ -79,7 +88,7 @@ def _express(space: ConfigSpace, position: int, offset: int, data: bytes, masks:
     if value & 0x8000:
         space.virtual[start + 9] &= 0x7F
         if space.hardware.get(start + 4, 4) & 1 << 28:
-            space.device.function_reset()
+            _reset(space)
     if request != (wanted := value >> 12 & 7):
         hardware = space.hardware.get(start + 8, 2)
         size = max(wanted, hardware >> 5 & 7)
@@ -93,7 +102,12 @@ def _advanced_features(space: ConfigSpace, position: int, offset: int, data: byt
     if space.virtual[start + 4] & 1:
         space.virtual[start + 4] &= ~1
         if space.hardware.get(start + 3, 1) & 3 == 3:
-            space.device.function_reset()
+            _reset(space)
+
+
+def _reset(space: ConfigSpace) -> None:
+    with space.device.exports.away():
+        space.device.function_reset()
 
 
 def _msi(space: ConfigSpace, position: int, offset: int, data: bytes, masks: Permissions) -> None:

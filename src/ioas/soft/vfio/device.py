@@ -26,6 +26,7 @@ from ioas.soft.vfio.config_hooks import (
     COMMAND_MEMORY,
 )
 from ioas.soft.vfio.config_space import ConfigSpace
+from ioas.soft.vfio.dmabuf import Exports
 from ioas.soft.vfio.irqs import Irqs
 from ioas.soft.vfio.power import Power
 from ioas.soft.vfio.regions import MsixTable, mappable
@@ -63,6 +64,7 @@ class VfioDevice:
         """Told when "msi" or "msix" has been enabled with so many vectors, or disabled (None, 0)."""
         self.power = Power(self)
         self.irqs = Irqs(self)
+        self.exports = Exports(self)
         function.guard.listeners.append(lambda failure: self.irqs.function_failed())
         self.ioeventfds: dict[IoEvent, Watch] = {}
         self.mappable_bars: frozenset[int] = frozenset()
@@ -261,6 +263,7 @@ class VfioDevice:
 
     def _disable(self) -> None:
         config = self.function.config
+        self.exports.close()
         self._drop_eventfds()
         self.power.close()
         self._clear_master()

@@ -11,7 +11,7 @@ import select
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from errno import EACCES, EBADF, EINVAL
 from mmap import MAP_SHARED, PROT_WRITE
 from typing import TYPE_CHECKING, ClassVar
@@ -21,6 +21,7 @@ from ioas.host import Caller
 from ioas.soft.vfio import regions
 from ioas.soft.vfio.argument import Argument
 from ioas.soft.vfio.commands import COMMANDS, NOT_BOUND, Command, dispatch
+from ioas.uapi.vfio import VFIO_PCI_CONFIG_REGION_INDEX
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -74,8 +75,9 @@ class DeviceFile(ABC):
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
         """Write to a region, as `read`; the number of bytes taken. Raises KernelError."""
         self._check("write", os.O_RDONLY)
-        with self.device.power.awake(), self.kept_bound(self.device.lock):
-            count = regions.write(self.device, self._position if offset is None else offset, data)
+        place = self._position if offset is None else offset
+        with self.device.power.awake(), self._locks_of(place), self.kept_bound(self.device.lock):
+            count = regions.write(self.device, place, data)
         if offset is None:
             self._position += count
         return count
@@ -127,6 +129,11 @@ class DeviceFile(ABC):
             if self.bound:
                 self.bound = False
                 self.release()
+
+    def _locks_of(self, offset: int) -> AbstractContextManager[object]:
+        """What to hold besides the device's lock: configuration space can take exports out of page tables."""
+        in_config = offset >> regions.OFFSET_SHIFT == VFIO_PCI_CONFIG_REGION_INDEX
+        return self.device.system.lock if in_config else nullcontext()
 
     @contextmanager
     def kept_bound(self, lock: threading.RLock) -> Iterator[None]:

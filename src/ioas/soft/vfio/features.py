@@ -1,16 +1,20 @@
 """VFIO_DEVICE_FEATURE (follows vfio_ioctl_device_feature and vfio_pci_core_ioctl_feature, 7.3).
 
-A plain vfio-pci device has the low-power features. Migration, DMA logging, VF tokens and dma-bufs are ENOTTY, as on a
-kernel whose device has none of them - except that 7.3 answers EINVAL to MIG_PRECOPY_INFOv2 without migration.
+A plain vfio-pci device has the low-power features and exports its BARs as dma-bufs. Migration, DMA logging and VF
+tokens are ENOTTY, as on a kernel whose device has none of them - except that 7.3 answers EINVAL to MIG_PRECOPY_INFOv2
+without migration.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from errno import EINVAL, ENOTTY
 from typing import TYPE_CHECKING, NamedTuple
 
 from ioas.errors import refuse
+from ioas.host import EventFd
+from ioas.soft.vfio import dmabuf
 from ioas.soft.vfio.argument import Argument
 from ioas.uapi import vfio as uapi
 from ioas.uapi.base import end_of
@@ -27,7 +31,8 @@ class _Feature(NamedTuple):
 
     methods: int
     size: int
-    handler: Callable[[DeviceFile, Argument], None]
+    handler: Callable[[DeviceFile, Argument], int]
+    """With `System.lock` and the device's held; the ioctl's result."""
 
 
 def feature(file: DeviceFile, argument: Argument, header: uapi.vfio_device_feature) -> int:
@@ -44,8 +49,8 @@ def feature(file: DeviceFile, argument: Argument, header: uapi.vfio_device_featu
     if known is None:
         raise refuse(ENOTTY, "the device does not have this feature", "request", f"feature {number}")
     if _wanted(known, flags, header.argsz - _HEADER):
-        with file.kept_bound(file.device.lock):
-            known.handler(file, argument)
+        with file.device.system.lock, file.kept_bound(file.device.lock):
+            return known.handler(file, argument)
     return 0
 
 
@@ -63,25 +68,37 @@ def _wanted(known: _Feature, flags: int, size: int) -> bool:
     return True
 
 
-def _enter_low_power(file: DeviceFile, argument: Argument) -> None:
-    file.device.power.enter(None)
+def _enter_low_power(file: DeviceFile, argument: Argument) -> int:
+    return _enter(file, None)
 
 
-def _enter_with_wakeup(file: DeviceFile, argument: Argument) -> None:
+def _enter(file: DeviceFile, wakeup: EventFd | None) -> int:
+    file.device.exports.revoke()
+    file.device.power.enter(wakeup)
+    return 0
+
+
+def _enter_with_wakeup(file: DeviceFile, argument: Argument) -> int:
     size = end_of(uapi.vfio_device_low_power_entry_with_wakeup, "reserved")
     entry = uapi.vfio_device_low_power_entry_with_wakeup.from_buffer_copy(argument.read(_HEADER, size))
     if entry.wakeup_eventfd < 0:
         raise refuse(EINVAL, "the wake-up eventfd is negative", "field", "wakeup_eventfd")
     wakeup = argument.caller.eventfd(entry.wakeup_eventfd)
     try:
-        file.device.power.enter(wakeup)
+        return _enter(file, wakeup)
     except OSError:
         wakeup.close()
         raise
 
 
-def _leave_low_power(file: DeviceFile, argument: Argument) -> None:
+def _leave_low_power(file: DeviceFile, argument: Argument) -> int:
     file.device.power.leave()
+    file.device.exports.restore()
+    return 0
+
+
+def _dma_buf(file: DeviceFile, argument: Argument) -> int:
+    return dmabuf.export(file.device, argument, _HEADER)
 
 
 _FEATURES = {
@@ -90,4 +107,5 @@ _FEATURES = {
         SET, end_of(uapi.vfio_device_low_power_entry_with_wakeup, "reserved"), _enter_with_wakeup
     ),
     uapi.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: _Feature(SET, 0, _leave_low_power),
+    uapi.VFIO_DEVICE_FEATURE_DMA_BUF: _Feature(GET, ctypes.sizeof(uapi.vfio_device_feature_dma_buf), _dma_buf),
 }

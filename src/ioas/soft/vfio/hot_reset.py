@@ -54,15 +54,15 @@ def hot_reset(file: DeviceFile, argument: Argument, header: uapi.vfio_pci_hot_re
     if header.count:
         raise refuse(EINVAL, "a device opened as a cdev takes no group descriptors", "field", "count")
     _check_resettable(device)
-    with file.kept_bound(device.system.lock):
+    with file.kept_bound(device.system.lock), ExitStack() as held:
         for member in device.siblings:
             if _device_id(member, device.context) == uapi.VFIO_PCI_DEVID_NOT_OWNED:
                 raise refuse(EINVAL, "this function is not bound to the same iommufd", "device", member.name)
-        with ExitStack() as locks:
-            for member in device.siblings:
-                locks.enter_context(member.lock)
-                member.power.change(0)
-            device.bus_reset()
+            held.enter_context(member.lock)
+            held.enter_context(member.exports.away())  # also when a later member refuses, as in 7.3
+        for member in device.siblings:
+            member.power.change(0)
+        device.bus_reset()
     return 0
 
 

@@ -26,11 +26,13 @@ def reset(file: DeviceFile, argument: Argument, _: None) -> int:
     failed, does not come back.
     """
     device = file.device
-    with file.kept_bound(device.lock):
+    with device.system.lock, file.kept_bound(device.lock):
         if not device.reset_works:
             raise refuse(EINVAL, "the function has no way to be reset by itself", "device", device.name)
         device.power.change(0)
-        if not device.function_reset():
+        with device.exports.away():
+            came_back = device.function_reset()
+        if not came_back:
             reason = "its model has failed, and a reset of the function alone does not bring it back"
             raise refuse(ENOTTY, reason, "device", device.name)
     return 0
