@@ -56,7 +56,7 @@ class MachineDescription:
     devices: tuple[DeviceDescription, ...] = ()
     unit: UnitDescription = field(default_factory=UnitDescription)
     isolation: Isolation = "strict"
-    container: ContainerKind = "iommufd"
+    container: ContainerKind = "vfio"
 
     def with_devices(self, devices: Iterable[DeviceDescription]) -> MachineDescription:
         """The same machine with `devices` added after its own."""

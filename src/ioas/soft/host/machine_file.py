@@ -4,7 +4,7 @@ The whole schema, with every key::
 
     [machine]
     isolation = "strict"          # default; "kernel": do not refuse units that let DMA pass around the aperture
-    container = "iommufd"         # default: iommufd serves /dev/vfio/vfio; "vfio": VFIO does; "none": no such node
+    container = "vfio"            # default: VFIO serves /dev/vfio/vfio; "iommufd" does; "none": no such node
 
     [iommu]
     kind = "vt-d"                 # default; "amd"
@@ -113,7 +113,7 @@ class _Reader:
 
     def container(self, machine: Mapping[str, object]) -> ContainerKind:
         path = ("machine", "container")
-        return check_container(self.choice(path, machine.get("container", "iommufd"), get_args(ContainerKind)))
+        return check_container(self.choice(path, machine.get("container", "vfio"), get_args(ContainerKind)))
 
     def unit(self, entry: object) -> UnitDescription:
         iommu = self.table(("iommu",), entry, _IOMMU)

@@ -76,7 +76,7 @@ class SoftHost:
         functions made by the caller. They stand beside those of the `machine` file (TOML, see
         `ioas.soft.host.machine_file`); without either there is one edu. `capabilities` are names as `--cap` takes them
         ("sys_rawio", "CAP_IPC_LOCK"). `iommufd_test` turns on IOMMU_TEST_CMD. `isolation` is "strict" (default) or
-        "kernel", `container` says who serves /dev/vfio/vfio: "iommufd" (default), "vfio", or "none" for a machine
+        "kernel", `container` says who serves /dev/vfio/vfio: "vfio" (default), "iommufd", or "none" for a machine
         without it; both override the machine file's.
 
         Raises UsageError: unknown model, option, capability, isolation or container, or a busy BDF; MachineError (a

@@ -76,6 +76,21 @@ class Accounting:
                 memory.locked_pages -= pages
             memory.pinned_pages -= pages
 
+    def lock(self, memory: Payer, pages: int, *, bypass: bool) -> None:
+        """Count `pages` pages as locked by `memory`, as a VFIO container does: in VmLck alone (__account_locked_vm).
+
+        With `bypass` (CAP_IPC_LOCK) they are counted and not limited. Raises KernelError(ENOMEM) as `charge`.
+        """
+        with self._lock:
+            if pages and not bypass:
+                _check_limit(memory, memory.locked_pages, pages, "the process")
+            memory.locked_pages += pages
+
+    def unlock(self, memory: Payer, pages: int) -> None:
+        """Undo a `lock`. Cannot fail."""
+        with self._lock:
+            memory.locked_pages -= pages
+
     def locked(self, uid: int) -> int:
         """The pages that user `uid` has locked in mode USER."""
         return self._users.get(uid, 0)

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ioas.soft.vfio.container import IommuDriver
+from ioas.soft.vfio.type1 import Type1
 
-IOMMU_DRIVERS: tuple[type[IommuDriver], ...] = ()
+IOMMU_DRIVERS: tuple[type[IommuDriver], ...] = (Type1,)

@@ -44,14 +44,14 @@ class AmdV1(Format):
     dirty_bit = D
 
     def __init__(self, levels: int = 4, granule_lg2: int = 12, *, coherent: bool = True) -> None:
-        self.coherent = coherent
+        self.enforces_coherency = coherent
         super().__init__(levels, granule_lg2)
         # Every power of two below the whole width, but 512G, which hardware gets wrong (7.3, amdv1pt_possible_sizes).
         largest = self.width - 2
         self.page_sizes = ((2 << largest) - (1 << granule_lg2)) & ~SIZE_512G
 
     def _attributes(self, prot: int) -> int:
-        return PR | (FC if self.coherent else 0) | (prot & _READ_WRITE) << PERMISSION_SHIFT
+        return PR | (FC if self.enforces_coherency else 0) | (prot & _READ_WRITE) << PERMISSION_SHIFT
 
     def leaf_bits(self, level: int, size_lg2: int) -> int:
         """Next Level, and for other sizes than the level's own the ones in the address field that encode the size."""

@@ -35,7 +35,7 @@ class VtdSecondStage(Format):
     page_sizes = 1 << 12 | 1 << 21 | 1 << 30
 
     def __init__(self, levels: int = 4, *, snoop: bool = True, writable_only: bool = False) -> None:
-        self.snoop = snoop
+        self.enforces_coherency = snoop
         self.writable_only = writable_only
         super().__init__(levels)
 
@@ -43,7 +43,7 @@ class VtdSecondStage(Format):
         allowed = prot & _READ_WRITE
         if not allowed or (self.writable_only and not prot & Prot.WRITE):
             return None
-        return allowed | (SNP if self.snoop else 0)
+        return allowed | (SNP if self.enforces_coherency else 0)
 
     def leaf_bits(self, level: int, size_lg2: int) -> int:
         """PS above the lowest level."""
