@@ -34,7 +34,7 @@ options = { dma_mask = 0xff, loud = true }
 def test_a_machine_file_describes_unit_policy_and_devices() -> None:
     machine = parse_machine(WHOLE, "lab.toml")
     assert machine.isolation == "kernel"
-    assert machine.unit == UnitDescription("amd", 39, force_aperture=False)
+    assert machine.units == (UnitDescription("amd", 39, force_aperture=False, name="ivhd0"),)
     assert machine.devices == (
         DeviceDescription("edu", None, {}, "lab.toml:10", in_file=True),
         DeviceDescription("edu", "0000:05:00.0", {"dma_mask": 0xFF, "loud": True}, "lab.toml:13", in_file=True),
@@ -42,12 +42,16 @@ def test_a_machine_file_describes_unit_policy_and_devices() -> None:
 
 
 def test_a_unit_may_be_in_scalable_mode() -> None:
-    assert parse_machine("[iommu]\nscalable = true").unit == UnitDescription(scalable=True)
+    assert parse_machine("[iommu]\nscalable = true").units == (UnitDescription(scalable=True, name="dmar0"),)
 
 
 def test_an_empty_machine_file_is_a_machine_without_devices() -> None:
     machine = parse_machine("")
-    assert (machine.devices, machine.isolation, machine.unit) == ((), "strict", UnitDescription("vt-d", 48))
+    assert (machine.devices, machine.isolation, machine.units) == (
+        (),
+        "strict",
+        (UnitDescription("vt-d", 48, name="dmar0"),),
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_an_empty_machine_file_is_a_machine_without_devices() -> None:
         ('name = "lab"\n[machine]', 1, "name"),
         ("machine = 3", 1, "machine"),
         ('[iommu]\nkind = "arm"', 2, "kind"),
-        ("[iommu]\naddress_width = 57", 2, "address_width"),
+        ("[iommu]\naddress_width = 56", 2, "address_width"),
         ('[iommu]\naddress_width = "48"', 2, "address_width"),
         ("[iommu]\nforce_aperture = 1", 2, "force_aperture"),
         ("[iommu]\nscalable = 1", 2, "scalable"),

@@ -22,7 +22,6 @@ import click
 )
 @click.option("--iommufd-test", is_flag=True, help="Offer the mock devices of the kernel's selftests.")
 @click.option("--explain", is_flag=True, help="Say why each refused call was refused, and each stopped DMA.")
-@click.option("--refusals", metavar="FILE", help="Write each refused call to FILE, a line of JSON each.")
 @click.option("--summary", is_flag=True, help="Say at the end what was called.")
 @click.option("--strict", is_flag=True, help="Refuse memory for DMA that would not stay pinned (see docs/run.md).")
 @click.option("--with-real", is_flag=True, help="Show the real machine's PCI devices beside the software machine's.")
@@ -42,7 +41,6 @@ def run(
     capabilities: tuple[str, ...],
     iommufd_test: bool,
     explain: bool,
-    refusals: str | None,
     summary: bool,
     strict: bool,
     with_real: bool,
@@ -78,14 +76,7 @@ def run(
         iommufd_test=iommufd_test,
         strict=strict,
     )
-    options = Options(
-        explain=explain,
-        refusals=refusals,
-        summary=summary,
-        namespace=not no_namespace,
-        with_real=with_real,
-        mmio=mmio,
-    )
+    options = Options(explain=explain, summary=summary, namespace=not no_namespace, with_real=with_real, mmio=mmio)
     status = Supervisor(host, program, options, mask).run(environment)
     return end_like(status)
 

@@ -1,20 +1,20 @@
-"""Putting a machine together from its description: the unit, the devices in their slots, the groups."""
+"""Putting a machine together from its description: the units, the devices in their slots, the groups."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ioas.errors import MachineError, UsageError
 from ioas.soft.host.description import DeviceDescription, MachineDescription, UnitDescription
 from ioas.soft.host.models import load_model
-from ioas.soft.iommu import Geometry, System, Unit, amd_unit, vtd_unit
+from ioas.soft.iommu import ReservedRegion, System, Traits, Unit, amd_unit, vtd_unit
 from ioas.soft.pci import Function, Topology
 
 
 class Assembly(NamedTuple):
     """A machine's hardware."""
 
-    unit: Unit
     topology: Topology
 
 
@@ -23,28 +23,48 @@ def assemble(system: System, description: MachineDescription) -> Assembly:
 
     Raises UsageError, MachineError for devices of a machine file: unknown model or option, busy or impossible address.
     """
-    unit = _make_unit(system, description.unit)
-    topology = Topology(system, unit)
+    units = {each.name or "": _make_unit(system, each) for each in description.units}
+    system.allow_unsafe_interrupts(description.allow_unsafe_interrupts)
+    topology = Topology(system, next(iter(units.values()), None))
+    reserved: dict[Function, tuple[ReservedRegion, ...]] = {}
     # Devices with an address of their own take it first, so that those without do not stand in their way.
     for device in sorted(description.devices, key=lambda each: each.address is None):
-        _plug(topology, device)
+        function = _plug(topology, device, units)
+        reserved[function] = device.reserved
     topology.settle()
-    return Assembly(unit, topology)
+    for function, regions in reserved.items():
+        function.requester.direct_regions.extend(regions)
+    return Assembly(topology)
 
 
-def _make_unit(system: System, description: UnitDescription) -> Unit:
-    geometry = Geometry(0, (1 << description.address_width) - 1, description.force_aperture)
-    if description.kind == "amd":  # its tables have 4 levels always; what is narrower is the aperture
-        return amd_unit(system, geometry=geometry)
-    return vtd_unit(system, geometry=geometry, address_width=description.address_width, scalable=description.scalable)
+def _make_unit(system: System, each: UnitDescription) -> Unit:
+    traits = Traits(
+        page_sizes=None if each.page_sizes is None else sum(each.page_sizes),
+        interrupt_remapping=each.interrupt_remapping,
+        force_aperture=each.force_aperture,
+        reserved=each.reserved,
+    )
+    if each.kind == "amd":
+        return amd_unit(system, each.name or "ivhd0", address_width=each.address_width, traits=traits)
+    return vtd_unit(
+        system,
+        each.name or "dmar0",
+        address_width=each.address_width,
+        scalable=each.scalable,
+        snoop_control=each.snoop_control,
+        traits=traits,
+    )
 
 
-def _plug(topology: Topology, device: DeviceDescription) -> None:
+def _plug(topology: Topology, device: DeviceDescription, units: Mapping[str, Unit]) -> Function:
     try:
-        topology.plug(device.function or _make(device), device.address)
+        function = device.function or _make(device)
+        unit = None if device.unit is None else units[device.unit]
+        topology.plug(function, device.address, acs=device.acs, unit=unit)
     except UsageError as error:
         kind = MachineError if device.in_file else UsageError
         raise kind(f"{device.origin}: {error}") from None
+    return function
 
 
 def _make(device: DeviceDescription) -> Function:

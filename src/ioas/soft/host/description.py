@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from ioas.errors import UsageError
+from ioas.soft.iommu import ReservedRegion
 from ioas.soft.iommu.system import Isolation
 from ioas.soft.pci import Bdf, Function, OptionValue
 
@@ -16,7 +17,7 @@ UnitKind = Literal["vt-d", "amd"]
 ContainerKind = Literal["vfio", "iommufd", "none"]
 """Who serves /dev/vfio/vfio: VFIO itself (CONFIG_VFIO_CONTAINER), iommufd (CONFIG_IOMMUFD_VFIO_CONTAINER), nobody."""
 
-ADDRESS_WIDTHS = (39, 48)
+ADDRESS_WIDTHS = (39, 48, 57)
 """The widths of IOVAs, in bits, that the software units translate."""
 
 
@@ -34,6 +35,12 @@ class DeviceDescription:
     """Whether that is a machine file."""
     function: Function | None = None
     """The device itself, when it is made already; then `options` are not looked at."""
+    unit: str | None = None
+    """The name of the unit before it; None: the machine's first."""
+    acs: bool = True
+    """Whether the root port above it keeps it apart; without, everything on its bus shares a group with the port."""
+    reserved: tuple[ReservedRegion, ...] = ()
+    """What firmware reserves for this device alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +51,19 @@ class UnitDescription:
     address_width: int = 48
     """Bits of the IOVAs that it translates."""
     scalable: bool = False
-    """VT-d: scalable mode, in which programs nest first-stage tables of their own."""
+    """VT-d: scalable mode, with PASIDs, and in which programs nest first-stage tables of their own."""
     force_aperture: bool = True
     """False: what lies beyond the aperture passes untranslated, as on hardware that can be bypassed."""
+    name: str | None = None
+    """As in /sys/class/iommu: "dmar0", "ivhd0"."""
+    page_sizes: tuple[int, ...] | None = None
+    """In bytes, 4 KiB among them; None: all that its tables can have."""
+    snoop_control: bool = True
+    """VT-d: whether it can make DMA cache coherent against a device's wish."""
+    interrupt_remapping: bool = True
+    """Whether it keeps devices from sending interrupts that are not theirs."""
+    reserved: tuple[ReservedRegion, ...] = ()
+    """What nobody behind it can map, besides what is so in its architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +71,12 @@ class MachineDescription:
     """A whole machine: what `SoftHost` builds."""
 
     devices: tuple[DeviceDescription, ...] = ()
-    unit: UnitDescription = field(default_factory=UnitDescription)
+    units: tuple[UnitDescription, ...] = (UnitDescription(name="dmar0"),)
+    """The first one stands before everything that names no other. None at all: a machine without IOMMU."""
     isolation: Isolation = "strict"
     container: ContainerKind = "vfio"
+    allow_unsafe_interrupts: bool = False
+    """Whether iommufd and VFIO take devices whose interrupts are not remapped (parameter of both modules)."""
 
     def with_devices(self, devices: Iterable[DeviceDescription]) -> MachineDescription:
         """The same machine with `devices` added after its own."""

@@ -7,7 +7,7 @@ from ioas.soft.iommu.nested import NestedDomain
 from ioas.soft.iommu.requester import Requester
 from ioas.soft.iommu.system import Group, System
 from ioas.soft.iommu.types import FaultReason, FaultRecord, Geometry, Prot, RegionKind, ReservedRegion
-from ioas.soft.iommu.unit import AnyDomain, Unit
+from ioas.soft.iommu.unit import AnyDomain, Traits, Unit
 from ioas.soft.iommu.units import amd_unit, mock_unit, vtd_unit
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Requester",
     "ReservedRegion",
     "System",
+    "Traits",
     "Unit",
     "amd_unit",
     "mock_unit",

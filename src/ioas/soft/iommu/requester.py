@@ -100,7 +100,7 @@ class Requester:
         unit = self.unit
         if unit is None:
             raise refuse(ENODEV, "no IOMMU stands before this device", "device", self.name)
-        unit.check(domain)
+        unit.check(domain, self)
         if domain.dirty and not self.dirty_tracking:
             raise refuse(EINVAL, "the domain tracks dirty pages and the device cannot", "device", self.name)
         width = self.pasid_width

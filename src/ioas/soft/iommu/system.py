@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from errno import EBUSY, EPERM
+from errno import EBUSY, EINVAL, EPERM
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Isolation = Literal["strict", "kernel"]
 FAULTS_KEPT = 1024
+UNSAFE_INTERRUPTS = ("iommufd", "vfio_iommu_type1")
+"""The modules that take devices whose interrupts are not remapped when their parameter says so."""
 
 
 class System:
@@ -41,8 +43,14 @@ class System:
         self.units: list[Unit] = []
         self.groups: dict[int, Group] = {}
         self.isolation: Isolation = isolation
+        self.unsafe_interrupts: dict[str, bool] = dict.fromkeys(UNSAFE_INTERRUPTS, False)
+        """The parameter allow_unsafe_interrupts, by module."""
         self.faults: deque[FaultRecord] = deque(maxlen=FAULTS_KEPT)
         self.on_fault: list[Callable[[FaultRecord], None]] = []
+
+    def allow_unsafe_interrupts(self, allow: bool) -> None:
+        """Set the parameter of all modules that have it."""
+        self.unsafe_interrupts.update(dict.fromkeys(UNSAFE_INTERRUPTS, allow))
 
     def add_group(self) -> Group:
         """A new, empty group with the lowest free id."""
@@ -71,16 +79,48 @@ class Group:
     def claim(self, owner: object) -> None:
         """Take DMA ownership for `owner`; counted, so claim once for each device.
 
-        Raises KernelError: EPERM when it has another owner, EBUSY when it has none and yet a domain is attached
-        (follows iommu_device_claim_dma_owner, 7.3).
+        Raises KernelError: EPERM when it has another owner, EBUSY when it has none and yet a domain is attached,
+        EINVAL when firmware wants memory mapped one to one for a member, which a claim would end
+        (follows iommu_device_claim_dma_owner and __iommu_device_set_domain, 7.3).
         """
         with self.system.lock:
             if self._claims and self.owner is not owner:
                 raise refuse(EPERM, "the group's DMA belongs to somebody else", "device", self._names())
-            if not self._claims and any(requester.domains for requester in self.requesters):
-                raise refuse(EBUSY, "the group is attached without an owner", "device", self._names())
+            if not self._claims:
+                if any(requester.domains for requester in self.requesters):
+                    raise refuse(EBUSY, "the group is attached without an owner", "device", self._names())
+                self._refuse_direct()
             self.owner = owner
             self._claims += 1
+
+    def check_interrupts(self, module: str) -> None:
+        """Refuse (KernelError(EPERM)) a group whose interrupts are not remapped, unless `module` was told to take it.
+
+        Follows iommu_group_has_isolated_msi and its callers in iommufd_bind_iommu and vfio_iommu_type1_attach_group.
+        """
+        for requester in self.requesters:
+            unit = requester.unit
+            if unit is not None and not unit.remaps_interrupts and not self.system.unsafe_interrupts[module]:
+                lacking = ", ".join(other.name for other in unit.alike if not other.traits.interrupt_remapping)
+                raise refuse(
+                    EPERM,
+                    f"{requester.name} could send any interrupt: {lacking} does not remap them, and the parameter "
+                    f"allow_unsafe_interrupts of {module} is off",
+                    "device",
+                    lacking,
+                )
+
+    def _refuse_direct(self) -> None:
+        for requester in self.requesters:
+            for region in requester.unit.reserved_regions(requester) if requester.unit is not None else ():
+                if region.kind == "direct":
+                    raise refuse(
+                        EINVAL,
+                        f"firmware wants {region.start:#x}-{region.last:#x} mapped one to one for {requester.name} at "
+                        "all times, and user space's tables would not",
+                        "region",
+                        f"{region.start:#x}-{region.last:#x}",
+                    )
 
     def claim_whole(self, owner: object) -> None:
         """Take DMA ownership of the group for one owner, once (iommu_group_claim_dma_owner).

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from errno import EINVAL, EOPNOTSUPP
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ioas.errors import refuse
 from ioas.soft.iommu.domain import Domain
@@ -16,6 +17,22 @@ from ioas.soft.iommu.types import Geometry, ReservedRegion
 
 AnyDomain = Domain | NestedDomain
 """What a requester can be attached to."""
+
+
+class Traits(NamedTuple):
+    """In what units of one kind differ, as firmware and hardware make them."""
+
+    page_sizes: int | None = None
+    """A bitmap of sizes in bytes, with 4 KiB; None: all that the tables can have."""
+    interrupt_remapping: bool = True
+    """It can keep devices from sending interrupts that are not theirs."""
+    force_aperture: bool = True
+    """False: DMA beyond the aperture passes untranslated."""
+    reserved: tuple[ReservedRegion, ...] = ()
+    """What nobody behind it can map, besides what is so in its architecture."""
+
+
+NO_TRAITS = Traits()
 
 
 class Unit(ABC):
@@ -30,6 +47,8 @@ class Unit(ABC):
     """What IOMMU_GET_HW_INFO answers with."""
     coherent: bool = True
     """IOMMU_CAP_CACHE_COHERENCY."""
+    enforces_coherency: bool = False
+    """IOMMU_CAP_ENFORCE_CACHE_COHERENCY: it can override a device's wish for DMA that is not coherent."""
     dirty: bool = False
     """IOMMU_CAP_DIRTY_TRACKING: `domain(dirty=True)` is possible."""
     nested: bool = False
@@ -38,19 +57,45 @@ class Unit(ABC):
     """Bits of IOVA that a first stage of the user's translates at most; 0: there is none."""
     max_pasid_log2: int = 0
     """Width of PASIDs; 0: none."""
+    width: int
+    """Bits of IOVA."""
 
-    def __init__(self, system: System, name: str, geometry: Geometry | None = None) -> None:
+    def __init__(
+        self,
+        system: System,
+        name: str,
+        width: int | None = None,
+        traits: Traits = NO_TRAITS,
+        geometry: Geometry | None = None,
+    ) -> None:
+        """`width`: bits of IOVA; those of the page tables, if not given."""
         self.system = system
         self.name = name
         """As in /sys/class/iommu: "dmar0", "ivhd0"; "mock0"."""
+        self.traits = traits
+        if width is not None:
+            self.width = width
         form = self._format(nest_parent=False)
-        self.width = form.width
-        """Bits of IOVA."""
-        self.page_sizes = form.page_sizes
+        if width is None:
+            self.width = form.width
+        self.page_sizes = self._sizes(form)
         """A bitmap of the page sizes, in bytes, of a domain made without special wishes."""
         self.geometry = geometry or self._aperture(form)
         """The aperture of such a domain."""
         system.units.append(self)
+
+    @property
+    def remaps_interrupts(self) -> bool:
+        """Whether the kernel uses interrupt remapping: it does for all units of a kind, or for none.
+
+        Follows intel_prepare_irq_remapping, which gives up where one unit cannot (7.3).
+        """
+        return all(unit.traits.interrupt_remapping for unit in self.alike)
+
+    @property
+    def alike(self) -> list[Unit]:
+        """The machine's units of the same kind, this one among them: one driver has them all."""
+        return [unit for unit in self.system.units if unit.kind == self.kind]
 
     def domain(
         self, *, dirty: bool = False, nest_parent: bool = False, pasid: bool = False, huge: bool = False
@@ -72,43 +117,47 @@ class Unit(ABC):
         geometry, sizes = self._shape(form, huge)
         return Domain(self, form, geometry, sizes, dirty=dirty, nest_parent=nest_parent, pasid=pasid)
 
-    def check(self, domain: AnyDomain) -> None:
-        """Refuse (KernelError(EINVAL)) a domain that this unit cannot walk.
+    def check(self, domain: AnyDomain, requester: Requester) -> None:
+        """Refuse (KernelError(EINVAL)) a domain that this unit, before `requester`, cannot walk.
 
-        Follows __iommu_attach_group's check of the owner and paging_domain_compatible_second_stage (7.3).
+        Follows __iommu_attach_group's check of the owner, and what each kind's driver checks.
         """
         if isinstance(domain, NestedDomain):
             domain = domain.parent
-        for wrong, reason in (
-            (domain.unit.kind != self.kind, f"the domain is of a {domain.unit.kind} unit"),
-            (domain.dirty and not self.dirty, "the domain tracks dirty pages and this unit cannot"),
-            (domain.nest_parent and not self.nested, "the domain is a nesting parent and this unit cannot nest"),
-            (domain.format.width > self.width, f"the domain has {domain.format.width} bits, this unit {self.width}"),
-            (bool(domain.page_sizes & ~self.page_sizes), "the domain has page sizes that this unit does not know"),
-        ):
-            if wrong:
-                raise refuse(EINVAL, reason, "device", self.name)
+        if domain.unit.kind != self.kind:
+            objection: str | None = f"the domain is of a unit of another kind ({domain.unit.name}, {domain.unit.kind})"
+        elif domain.geometry.force_aperture != self.geometry.force_aperture:
+            objection = f"one of it and {domain.unit.name}, whose domain it is, can be bypassed and the other cannot"
+        else:
+            objection = next(self._objections(domain), None)
+        if objection is not None:
+            raise refuse(EINVAL, f"{requester.name} stands behind {self.name}: {objection}", "device", self.name)
 
-    def hw_info(self, requester: Requester, kind: int) -> tuple[int, bytes]:
+    def hw_info(self, kind: int) -> tuple[int, bytes]:
         """The answer to IOMMU_GET_HW_INFO: the type and the structure. `kind` 0 asks for the unit's own.
 
         Raises KernelError(EOPNOTSUPP) for a type that is not the unit's.
         """
         if kind not in (0, self.info_type):
-            raise refuse(
-                EOPNOTSUPP, f"{self.name} answers with type {self.info_type:#x}, not {kind:#x}", "field", "in_data_type"
-            )
+            raise refuse(EOPNOTSUPP, f"{self.name} answers with type {self.info_type:#x}, not {kind:#x}", "field", kind)
         return self.info_type, self._info()
 
     def reserved_regions(self, requester: Requester) -> list[ReservedRegion]:
         """The regions that `requester` cannot use behind this unit, by address: firmware's and the unit's own."""
-        return sorted([*requester.direct_regions, *self._reserved()])
+        return sorted([*requester.direct_regions, *self._reserved(), *self.traits.reserved])
 
     @abstractmethod
     def _format(self, *, nest_parent: bool) -> Format: ...
 
     @abstractmethod
     def _info(self) -> bytes: ...
+
+    def _objections(self, domain: Domain) -> Iterator[str]:
+        """Why this unit cannot walk a domain of its own kind."""
+        if domain.dirty and not self.dirty:
+            yield "the domain tracks dirty pages and this unit cannot"
+        if domain.nest_parent and not self.nested:
+            yield "the domain is a nesting parent and this unit cannot nest"
 
     def _reserved(self) -> list[ReservedRegion]:
         return []
@@ -118,4 +167,10 @@ class Unit(ABC):
         return self.geometry, self.page_sizes
 
     def _aperture(self, form: Format) -> Geometry:
-        return Geometry(0, (1 << form.width) - 1, True)
+        bits = min(self.width, form.width) - form.sign_extended
+        return Geometry(0, (1 << bits) - 1, self.traits.force_aperture)
+
+    def _sizes(self, form: Format) -> int:
+        """The format's page sizes that are offered, all smaller than half of what is translated (7.3, get_info)."""
+        offered = form.page_sizes if self.traits.page_sizes is None else self.traits.page_sizes
+        return form.page_sizes & offered & (1 << self.width - 1) - 1

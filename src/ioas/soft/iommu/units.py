@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from ioas.errors import UsageError
-from ioas.soft.iommu.formats import AmdV1, Format, VtdSecondStage
+from ioas.soft.iommu.formats import AmdV1, Format
 from ioas.soft.iommu.formats.amdv1 import mock_format
 from ioas.soft.iommu.system import System
 from ioas.soft.iommu.types import Geometry, ReservedRegion
-from ioas.soft.iommu.unit import Unit
-from ioas.uapi.iommufd import (
-    IOMMU_HW_INFO_TYPE_AMD,
-    IOMMU_HW_INFO_TYPE_INTEL_VTD,
-    IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17,
-    iommu_hw_info_amd,
-    iommu_hw_info_vtd,
-)
+from ioas.soft.iommu.unit import NO_TRAITS, Traits, Unit
+from ioas.soft.iommu.vtd import LEVELS, MSI, VtdUnit, register
+from ioas.uapi.iommufd import IOMMU_HW_INFO_TYPE_AMD, iommu_hw_info_amd
 from ioas.uapi.iommufd_test import (
     IOMMU_HW_INFO_SELFTEST_REGVAL,
     IOMMU_HW_INFO_TYPE_SELFTEST,
@@ -24,102 +19,43 @@ from ioas.uapi.iommufd_test import (
     iommu_test_hw_info,
 )
 
-MSI = ReservedRegion(0xFEE0_0000, 0xFEEF_FFFF, "msi")
-"""Where x86 devices send their interrupts (Intel SDM volume 3, 11.11.1; 7.3: IOAPIC_RANGE_START, MSI_RANGE_START)."""
 HYPERTRANSPORT = ReservedRegion(0xFD_0000_0000, 0xFF_FFFF_FFFF, "reserved")
 """AMD's HyperTransport range (specification 48882, table "Special Address Controls"; 7.3: HT_RANGE_START)."""
 MOCK_PASID_WIDTH = 20
-_VTD_LEVELS = {39: 3, 48: 4}
-"""Levels of the tables by bits of IOVA (VT-d 3.7)."""
-
-# VT-d specification, 11.4.2 Capability Register: field, lowest bit, value.
-_CAP = (
-    ("ND: 65,536 domains", 0, 6),
-    ("ZLR: reads of no bytes", 22, 1),
-    ("FRO: fault recording registers at 0x220", 24, 0x220 // 16),
-    ("SSLPS: 2 MiB and 1 GiB pages", 34, 0b0011),
-    ("PSI: invalidation by page", 39, 1),
-    ("MAMV: by 2**18 pages at most", 48, 18),
-    ("DWD: drains writes", 54, 1),
-    ("DRD: drains reads", 55, 1),
-)
-PASID_WIDTH = 20
-# 11.4.3 Extended Capability Register.
-_ECAP = (
-    ("C: walks are coherent", 0, 1),
-    ("QI: queued invalidation", 1, 1),
-    ("IR: interrupt remapping", 3, 1),
-    ("EIM: 32-bit APIC ids", 4, 1),
-    ("PT: pass-through", 6, 1),
-    ("SC: snoop control", 7, 1),
-    ("IRO: IOTLB registers at 0xf0", 8, 0xF0 // 16),
-    ("MHMV: interrupt mask of 15 bits", 20, 15),
-)
-_ECAP_SCALABLE = (
-    ("NEST: nested translation", 26, 1),
-    ("PSS: PASIDs of 20 bits", 35, PASID_WIDTH - 1),
-    ("PASID", 40, 1),
-    ("SMTS: scalable mode", 43, 1),
-    ("SSTS: second stages", 46, 1),
-    ("FSTS: first stages", 47, 1),
-    ("SMPWC: walks are coherent", 48, 1),
-)
-# AMD specification 48882, Extended Feature Register (MMIO offset 0x30). HATS, bits 11:10, 0: tables of 4 levels.
+WIDTHS = tuple(LEVELS)
+"""The bits of IOVA that units have."""
+# AMD specification 48882, Extended Feature Register (MMIO offset 0x30).
 _EFR = (
     ("IASup: INVALIDATE_IOMMU_ALL", 6, 1),
-    ("HATS: 4 levels", 10, 0),
     ("HDSup: sets D in host tables", 52, 1),
 )
-
-
-def _register(fields: tuple[tuple[str, int, int], ...]) -> int:
-    return sum(value << bit for _, bit, value in fields)
-
-
-class VtdUnit(Unit):
-    """Intel VT-d, with second-stage tables of 3 or 4 levels: 39 or 48 bits; nesting and PASIDs in scalable mode."""
-
-    kind = "vtd"
-    info_type = IOMMU_HW_INFO_TYPE_INTEL_VTD
-
-    def __init__(
-        self, system: System, name: str, geometry: Geometry | None, levels: int, *, scalable: bool = False
-    ) -> None:
-        self._levels = levels
-        self.nested = scalable
-        self.first_stage_width = 48 if scalable else 0
-        self.max_pasid_log2 = PASID_WIDTH if scalable else 0
-        super().__init__(system, name, geometry)
-
-    def _format(self, *, nest_parent: bool) -> Format:
-        return VtdSecondStage(self._levels, writable_only=nest_parent)
-
-    def _info(self) -> bytes:
-        widths = (("SAGAW: bit 1 for 3 levels, 2 for 4", 8, 1 << self._levels - 2), ("MGAW", 16, self.width - 1))
-        return bytes(
-            iommu_hw_info_vtd(
-                flags=IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17,
-                cap_reg=_register((*_CAP, *widths)),
-                ecap_reg=_register((*_ECAP, *_ECAP_SCALABLE) if self.nested else _ECAP),
-            )
-        )
-
-    def _reserved(self) -> list[ReservedRegion]:
-        return [MSI]
+_HATS = 10
+"""Levels of host tables: 0 for 4, 1 for 5 (bits 11:10)."""
 
 
 class AmdUnit(Unit):
-    """AMD-Vi with host page tables of 4 levels."""
+    """AMD-Vi with host page tables of 4 or 5 levels.
+
+    The kernel takes what all AMD units of a machine can, for each of them (amd_iommu_efr, amd_iommu_hpt_vasize; 7.3).
+    """
 
     kind = "amd"
     info_type = IOMMU_HW_INFO_TYPE_AMD
     dirty = True
+    enforces_coherency = True
 
     def _format(self, *, nest_parent: bool) -> Format:
-        return AmdV1(4)
+        return AmdV1(5 if self._least().width > 48 else 4)
+
+    def _shape(self, form: Format, huge: bool) -> tuple[Geometry, int]:
+        least = self._least()
+        return self.geometry._replace(last=min(self.geometry.last, least.geometry.last)), least.page_sizes
+
+    def _least(self) -> Unit:
+        return min(self.alike, key=lambda one: one.width, default=self)
 
     def _info(self) -> bytes:
-        return bytes(iommu_hw_info_amd(efr=_register(_EFR), efr2=0))
+        return bytes(iommu_hw_info_amd(efr=register(*_EFR, ("HATS", _HATS, int(self.width > 48))), efr2=0))
 
     def _reserved(self) -> list[ReservedRegion]:
         return [MSI, HYPERTRANSPORT]
@@ -157,22 +93,40 @@ def vtd_unit(
     geometry: Geometry | None = None,
     address_width: int = 48,
     scalable: bool = False,
+    snoop_control: bool = True,
+    traits: Traits = NO_TRAITS,
 ) -> Unit:
-    """A VT-d unit: second-stage tables of 4 levels (`address_width` 48) or 3 (39), 4K, 2M and 1G pages.
+    """A VT-d unit of `address_width` 39, 48 or 57 bits: second-stage tables of 3, 4 or 5 levels, 4K, 2M and 1G pages.
 
-    `scalable` mode lets programs nest first-stage tables of their own (IOMMU_HWPT_DATA_VTD_S1) and give devices an
-    address space for each PASID. `geometry` overrides the aperture. Raises UsageError for another width.
+    In `scalable` mode there are PASIDs, programs nest first-stage tables of their own (IOMMU_HWPT_DATA_VTD_S1), and
+    ordinary domains are first stages of one bit less. Without `snoop_control` it cannot make DMA coherent against a
+    device's wish. `geometry` overrides the aperture. Raises UsageError for another width.
     """
-    if address_width not in _VTD_LEVELS:
-        raise UsageError(f"a VT-d unit translates {' or '.join(map(str, _VTD_LEVELS))} bits here, not {address_width}")
-    return VtdUnit(system, name, geometry, _VTD_LEVELS[address_width], scalable=scalable)
+    _check_width("VT-d", address_width)
+    return VtdUnit(system, name, address_width, traits, geometry, scalable=scalable, snoop_control=snoop_control)
 
 
-def amd_unit(system: System, name: str = "ivhd0", *, geometry: Geometry | None = None) -> Unit:
-    """An AMD unit: 48 bits, AMDv1 tables with every power of two from 4K as page size except 512G."""
-    return AmdUnit(system, name, geometry)
+def amd_unit(
+    system: System,
+    name: str = "ivhd0",
+    *,
+    geometry: Geometry | None = None,
+    address_width: int = 48,
+    traits: Traits = NO_TRAITS,
+) -> Unit:
+    """An AMD unit of `address_width` 39, 48 or 57 bits: AMDv1 tables with every power of two from 4K but 512G as page.
+
+    `geometry` overrides the aperture. Raises UsageError for another width.
+    """
+    _check_width("AMD", address_width)
+    return AmdUnit(system, name, address_width, traits, geometry)
 
 
 def mock_unit(system: System, name: str = "mock0") -> Unit:
     """The selftests' mock: AMDv1 with a 2 KiB granule, aperture 1 << 24 to (1 << 31) - 1."""
     return MockUnit(system, name)
+
+
+def _check_width(kind: str, width: int) -> None:
+    if width not in LEVELS:
+        raise UsageError(f"a {kind} unit translates {', '.join(map(str, WIDTHS))} bits here, not {width}")

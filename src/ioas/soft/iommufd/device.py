@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from errno import EINVAL, ENODEV, EOPNOTSUPP
 from typing import TYPE_CHECKING, ClassVar
 
-from ioas.errors import Culprit, KernelError, refuse
+from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SIZE
 from ioas.soft.iommufd.fault import report
 from ioas.soft.iommufd.group import DeviceGroup, Pasid
@@ -22,7 +22,6 @@ from ioas.uapi.iommufd import (
     IOMMU_PGFAULT_PERM_READ,
     IOMMU_PGFAULT_PERM_WRITE,
     IOMMUFD_PAGE_RESP_SUCCESS,
-    iommu_hw_info_vtd,
     iommu_hwpt_pgfault,
 )
 
@@ -39,8 +38,6 @@ _Change = Callable[[HardwareTable], HardwareTable | None]
 """Attaches or replaces; returns a table to put."""
 
 _REQUEST_MASK = (1 << 9) - 1
-_VTD_ECAP_SC = 1 << 7
-"""Snoop control (VT-d specification 11.4.3): the unit can override a device's no-snoop."""
 
 
 class Device(Object):
@@ -52,9 +49,10 @@ class Device(Object):
     __slots__ = ("_requests", "group", "requester", "unit", "vdevice")
 
     kind = "device"
-    creator = Culprit("file", "the device file that bound it")
     holds_context: ClassVar[bool] = True
     """Whether the context lives as long as the device is bound, even if its file is closed."""
+    needs_isolated_interrupts: ClassVar[bool] = True
+    """Whether its interrupts must be remapped."""
 
     def __init__(self, context: Context, requester: Requester, unit: Unit, group: DeviceGroup) -> None:
         """Use `bind`."""
@@ -71,8 +69,8 @@ class Device(Object):
     def bind(cls, context: Context, requester: Requester) -> Self:
         """Claim `requester`'s group for `context` and make the device object (iommufd_device_bind).
 
-        Raises KernelError: EINVAL without an IOMMU that is cache coherent, ENODEV without a group, EPERM when the group
-        has another owner.
+        Raises KernelError: EINVAL without an IOMMU that is cache coherent, ENODEV without a group, EPERM when its
+        interrupts are not remapped (iommufd's parameter allow_unsafe_interrupts), and as `Group.claim`.
         """
         with context.system.lock:
             unit, group = requester.unit, requester.group
@@ -80,6 +78,8 @@ class Device(Object):
                 raise refuse(EINVAL, f"{requester.name} has no IOMMU that is cache coherent", "device", requester.name)
             if group is None:
                 raise refuse(ENODEV, f"{requester.name} is in no IOMMU group", "device", requester.name)
+            if cls.needs_isolated_interrupts:
+                group.check_interrupts("iommufd")
             group.claim(context)
             members = DeviceGroup.of(context, group)
             try:
@@ -169,10 +169,7 @@ class Device(Object):
     @property
     def enforces_coherency(self) -> bool:
         """IOMMU_CAP_ENFORCE_CACHE_COHERENCY."""
-        if self.unit.kind != "vtd":
-            return self.unit.kind == "amd"
-        _, data = self.unit.hw_info(self.requester, 0)
-        return bool(iommu_hw_info_vtd.from_buffer_copy(data).ecap_reg & _VTD_ECAP_SC)
+        return self.unit.enforces_coherency
 
     @property
     def max_pasid_log2(self) -> int:

@@ -31,7 +31,7 @@ def get_hw_info(call: Call[iommu_hw_info]) -> None:
     asked = command.in_data_type if command.flags & IOMMU_HW_INFO_FLAG_INPUT_TYPE else IOMMU_HW_INFO_TYPE_DEFAULT
     device = call.context.objects.get(command.dev_id, Device)
     call.context.system.failures.point("information")
-    kind, data = device.unit.hw_info(device.requester, asked)
+    kind, data = device.unit.hw_info(asked)
     room = command.data_len
     if room:
         memory.write(command.data_uptr, data[:room])

@@ -51,10 +51,6 @@ class HardwareTable(Object):
         """The table that is filled from an IOAS: this one, or the parent of a nested one (find_hwpt_paging)."""
         raise NotImplementedError
 
-    def uses(self) -> Sequence[Object]:
-        """Who is told about faults."""
-        return () if self.fault is None else (self.fault,)
-
     def report_to(self, queue: FaultQueue) -> None:
         """Let page faults of attached devices go to `queue`, for good."""
         self.fault = queue
@@ -102,14 +98,17 @@ class PagingTable(HardwareTable):
         """Itself."""
         return self
 
-    def fill(self) -> None:
-        """Map everything into the domain and join the IOAS. Raises what `IoPagetable.add_domain` raises."""
-        self.ioas.iopt.add_domain(self.domain)
+    def fill(self, device: Device) -> None:
+        """Map everything into the domain, made for `device`, and join the IOAS.
+
+        Raises what `IoPagetable.add_domain` raises.
+        """
+        self.ioas.iopt.add_domain(self.domain, device.name)
         self.ioas.tables.append(self)
 
     def uses(self) -> Sequence[Object]:
-        """The IOAS, and who is told about faults."""
-        return (self.ioas, *super().uses())
+        """The IOAS."""
+        return (self.ioas,)
 
     def destroy(self) -> None:
         """Unmap everything and free the domain: no device uses it any more."""
@@ -148,7 +147,7 @@ def make_table(
         if attach:
             device.group.attach(table, device, pasid)
         try:
-            table.fill()
+            table.fill(device)
         except KernelError:
             if attach:
                 device.group.detach(device, pasid)

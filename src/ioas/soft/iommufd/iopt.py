@@ -31,17 +31,6 @@ _TRIES = 101
 """How often accesses are asked to let go of an area before the unmap gives up."""
 
 
-class Names(NamedTuple):
-    """What a command calls the length, the IOVA, and where the memory stands, for refusals."""
-
-    length: str
-    iova: str
-    source: str
-
-
-NAMES = Names("length", "iova", "user_va")
-
-
 class Unmapped(NamedTuple):
     """How far an unmap came: bytes removed, and what stopped it."""
 
@@ -106,32 +95,23 @@ class IoPagetable:
 
     # -- mapping
 
-    def map(
-        self,
-        slices: Sequence[Slice],
-        length: int,
-        iova: int | None,
-        prot: int,
-        address: int = 0,
-        names: Names = NAMES,
-    ) -> int:
+    def map(self, slices: Sequence[Slice], length: int, iova: int | None, prot: int, address: int = 0) -> int:
         """Map `slices`, `length` bytes in all, one after the other; return where (iopt_map_pages).
 
-        `iova` None picks the place, which then keeps the alignment of `address` (where the first byte stands). `names`
-        are the fields that refusals name.
+        `iova` None picks the place, which then keeps the alignment of `address` (where the first byte stands).
 
         Raises KernelError, with nothing changed: EINVAL misaligned or reserved, EOVERFLOW, EEXIST, ENOSPC, EPERM for
         writing to pages mapped for reading; with a domain also what pinning raises.
         """
         if length & self.alignment - 1 or not length:
-            raise self._misaligned(names.length, length)
+            raise self._misaligned("length", length)
         found = None
         if iova is None:
             found = self.room.place(address, length, self.alignment)
             iova = found.address
         else:
-            self._check_free(iova, length, names)
-        areas = self._make_areas(slices, iova, prot, names)
+            self._check_free(iova, length)
+        areas = self._make_areas(slices, iova, prot)
         self._filling.fill(areas)
         for area in areas:
             self.areas.add(area)
@@ -142,10 +122,10 @@ class IoPagetable:
                 self.room.take(area.start, area.last, None)
         return iova
 
-    def _check_free(self, iova: int, length: int, names: Names) -> None:
+    def _check_free(self, iova: int, length: int) -> None:
         """Follows iopt_check_iova."""
         if iova & self.alignment - 1:
-            raise self._misaligned(names.iova, iova)
+            raise self._misaligned("iova", iova)
         last = iova + length - 1
         if last > ULONG_MAX:
             raise _past_the_end(iova, length)
@@ -156,7 +136,7 @@ class IoPagetable:
         if area is not None and area.last >= iova:
             raise refuse(EEXIST, f"IOVA {iova:#x}-{last:#x} is mapped already at {area}", "area", area)
 
-    def _make_areas(self, slices: Sequence[Slice], iova: int, prot: int, names: Names) -> list[Area]:
+    def _make_areas(self, slices: Sequence[Slice], iova: int, prot: int) -> list[Area]:
         """Areas for `slices` from `iova`, not yet in the table. Follows iopt_insert_area."""
         areas = []
         for pages, byte, length in slices:
@@ -164,7 +144,7 @@ class IoPagetable:
             if prot & _WRITE and not pages.writable:
                 raise refuse(EPERM, f"{pages} were mapped for reading only, and are to be written", "field", "flags")
             if byte % PAGE_SIZE & self.alignment - 1:
-                raise self._misaligned(names.source, byte % PAGE_SIZE, " bytes into its page")
+                raise self._misaligned("offset in the page", byte % PAGE_SIZE)
             last = iova + length - 1
             if last > ULONG_MAX:
                 raise _past_the_end(iova, length)
@@ -172,22 +152,10 @@ class IoPagetable:
             iova = last + 1
         return areas
 
-    def _misaligned(self, what: str, value: int, unit: str = "") -> KernelError:
+    def _misaligned(self, what: str, value: int) -> KernelError:
         if not value:
             return refuse(EINVAL, f"{what} is 0", "field", what)
-        why = self._why_aligned()
-        number = f"{value:#x}{unit}"
-        return refuse(EINVAL, f"{what} is {number}, which is no multiple of {self.alignment}, {why}", "field", what)
-
-    def _why_aligned(self) -> str:
-        """Who wants the alignment, for refusals."""
-        for domain in self.domains:
-            if domain.granule == self.alignment:
-                return f"the smallest page of {domain.unit.name}"
-        for access in self.accesses:
-            if access.alignment == self.alignment:
-                return f"as {access} wants"
-        return "as large pages are turned off"
+        return refuse(EINVAL, f"{what} {value:#x} is not a multiple of {self.alignment}", "field", what)
 
     # -- unmapping
 
@@ -252,8 +220,10 @@ class IoPagetable:
 
     # -- domains
 
-    def add_domain(self, domain: Domain) -> None:
+    def add_domain(self, domain: Domain, device: str | None = None) -> None:
         """Map everything into `domain` too, and reserve what is outside its aperture (iopt_table_add_domain).
+
+        `device`: the name of the one that it is for, for refusals.
 
         Raises KernelError, with nothing changed: EADDRINUSE when areas are misaligned for it or outside its aperture,
         EINVAL when it cannot map single pages, and what pinning raises.
@@ -264,7 +234,7 @@ class IoPagetable:
             raise refuse(EINVAL, f"the domain's smallest page is {alignment} bytes, above 4096", "limit", alignment)
         self._check_alignment(alignment)
         try:
-            self._reserve_outside(domain)
+            self._reserve_outside(domain, device)
             self._filling.add(domain, self.areas)
         except KernelError:
             self.room.unreserve(domain)
@@ -277,9 +247,10 @@ class IoPagetable:
         self.room.unreserve(domain)
         self._calculate_alignment()
 
-    def _reserve_outside(self, domain: Domain) -> None:
+    def _reserve_outside(self, domain: Domain, device: str | None) -> None:
         start, last = domain.geometry.start, domain.geometry.last
-        why = f"outside the aperture {start:#x}-{last:#x} of {domain.unit.name}"
+        before = f" before {device}" if device is not None else ""
+        why = f"outside the aperture {start:#x}-{last:#x} of {domain.unit.name}{before}"
         if start:
             self.room.reserve(Reserved(0, start - 1, domain, why))
         if last != ULONG_MAX:

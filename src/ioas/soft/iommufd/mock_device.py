@@ -55,6 +55,8 @@ class MockDevice(Device):
 
     holds_context: ClassVar[bool] = False
     """It is made by a command on the context itself, and goes with it."""
+    needs_isolated_interrupts: ClassVar[bool] = False
+    """It has none."""
 
     def __init__(self, context: Context, requester: Requester, unit: Unit, group: DeviceGroup) -> None:
         """Use `bind`."""

@@ -13,19 +13,18 @@ from ioas.soft.pci.topology import Topology
 if TYPE_CHECKING:
     from ioas.soft.iommu import Unit
 
-_VTD_ADDRESS = 0xFED90000
-"""Where the registers of a machine's first VT-d unit lie on QEMU's q35."""
+_VTD_ADDRESS, _VTD_SPACE = 0xFED90000, 0x1000
+"""Where the registers of a machine's first VT-d unit lie on QEMU's q35; those of the next ones follow."""
 
 
 def add_iommu(tree: Tree, topology: Topology) -> None:
     """Add /sys/kernel/iommu_groups, /sys/class/iommu and the links between them and the functions."""
     tree.directory("/sys/kernel/iommu_groups")
     tree.directory("/sys/class/iommu")
-    unit = topology.unit
-    if unit is None:
-        return
     functions = list(topology.everything())
-    _add_unit(tree, unit, functions)
+    for unit in topology.system.units:
+        if unit.kind in _DESCRIPTIONS:
+            _add_unit(tree, unit, [each for each in functions if each.requester.unit is unit])
     for function in functions:
         _add_membership(tree, function)
 
@@ -59,7 +58,7 @@ def _add_unit(tree: Tree, unit: Unit, functions: Sequence[Function]) -> None:
     for function in functions:
         tree.link(f"{path}/devices/{function.bdf}", path_of(function))
         tree.link(f"{path_of(function)}/iommu", path)
-    directory, attributes = _DESCRIPTIONS.get(unit.kind, _describe_nothing)(unit, functions)
+    directory, attributes = _DESCRIPTIONS[unit.kind](unit, functions)
     for name, value in attributes.items():
         tree.add(f"{path}/{directory}/{name}", Text(f"{value}\n".encode()))
     tree.link(f"{path}/subsystem", "/sys/class/iommu")
@@ -72,11 +71,11 @@ Description = tuple[str, Mapping[str, str]]
 
 def _describe_vtd(unit: Unit, functions: Sequence[Function]) -> Description:
     """Capability registers as IOMMU_GET_HW_INFO tells them: struct iommu_hw_info_vtd, two u64 from byte 8."""
-    info = unit.hw_info(functions[0].requester, 0)[1]
+    info = unit.hw_info(0)[1]
     capability, extended = (int.from_bytes(info[start : start + 8], "little") for start in (8, 16))
     return "intel-iommu", {
         "version": "1:0",
-        "address": f"{_VTD_ADDRESS:x}",
+        "address": f"{_VTD_ADDRESS + _VTD_SPACE * unit.alike.index(unit):x}",
         "cap": f"{capability:x}",
         "ecap": f"{extended:x}",
         # VT-d 10.4.2: 2**(4 + 2 * ND) domains, ND in the capability register's lowest bits.
@@ -87,12 +86,8 @@ def _describe_vtd(unit: Unit, functions: Sequence[Function]) -> Description:
 
 def _describe_amd(unit: Unit, functions: Sequence[Function]) -> Description:
     """Extended features as IOMMU_GET_HW_INFO tells them: struct iommu_hw_info_amd, a u64 from byte 0."""
-    info = unit.hw_info(functions[0].requester, 0)[1]
+    info = unit.hw_info(0)[1]
     return "amd-iommu", {"cap": "0", "features": f"{int.from_bytes(info[:8], 'little'):x}"}
-
-
-def _describe_nothing(unit: Unit, functions: Sequence[Function]) -> Description:
-    return "", {}
 
 
 _DESCRIPTIONS: Mapping[str, Callable[[Unit, Sequence[Function]], Description]] = {

@@ -1,4 +1,4 @@
-"""The machine's PCI side: root complex 0000:00, root ports with ACS, endpoints, groups, one IOMMU above all."""
+"""The machine's PCI side: root complex 0000:00, root ports with ACS, endpoints, groups, and the units above them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _INTERRUPT_LINE = 10
 
 @dataclass(slots=True)
 class Bus:
-    """A bus: its number, the root port above it (None for the root bus), its functions by devfn, in order."""
+    """A bus: its number, its unit, the root port above it (None for the root bus), its functions by devfn, in order."""
 
     number: int
+    unit: Unit | None = None
     port: RootPortWithoutAcs | None = None
     functions: dict[int, Function] = field(default_factory=dict)
 
@@ -45,14 +46,18 @@ class Topology:
     """
 
     def __init__(self, system: System, unit: Unit | None, timers: Timers | None = None) -> None:
-        """`unit` None is a machine without IOMMU; `timers` are made when not given; `close` closes them."""
+        """`unit` is that of everything which is not plugged behind another; None is a machine without IOMMU.
+
+        `timers` are made when not given; `close` closes them.
+        """
         self.system = system
         self.unit = unit
         self.timers = timers if timers is not None else Timers()
-        self.root = Bus(0)
+        self.root = Bus(0, unit)
         self._buses: dict[int, Bus] = {0: self.root}
+        self._units: dict[Function, Unit | None] = {}
         self._settled = False
-        self._put(HostBridge(), self.root, Bdf(DOMAIN, 0, 0, 0))
+        self._put(HostBridge(), self.root, Bdf(DOMAIN, 0, 0, 0), unit)
 
     @property
     def buses(self) -> Mapping[int, Bus]:
@@ -74,24 +79,33 @@ class Topology:
         """The root ports by BDF text."""
         return {str(f.bdf): f for f in self.everything() if isinstance(f, RootPortWithoutAcs)}
 
-    def plug(self, function: Function, addr: str | Bdf | None = None, *, acs: bool = True) -> Bdf:
+    def plug(
+        self, function: Function, addr: str | Bdf | None = None, *, acs: bool = True, unit: Unit | None = None
+    ) -> Bdf:
         """Put `function` at `addr`, or at the first free slot, behind a root port of its own (`acs`: with ACS).
 
-        Further functions of a slot go to its addresses .1 to .7. Raises UsageError for a malformed, busy or
-        impossible address, naming it.
+        Further functions of a slot go to its addresses .1 to .7. `unit` stands before it, and before its root port and
+        everything else there; without it, the machine's first. Raises UsageError for a malformed, busy or impossible
+        address, naming it, and where another unit stands before the bus already.
         """
         bdf = self._free_slot() if addr is None else Bdf.parse(addr) if isinstance(addr, str) else addr
         self._check(bdf)
         bus = self._buses.get(bdf.bus)
         if bus is None:
-            bus = self._buses[self.add_port(bdf.bus, acs=acs)]
-        self._put(function, bus, bdf)
+            bus = self._buses[self.add_port(bdf.bus, acs=acs, unit=unit)]
+        if bus is not self.root and unit is not None and bus.unit is not unit:
+            other = bus.unit.name if bus.unit is not None else "no unit"
+            raise UsageError(f"{bdf} stands behind a root port of {other}, so not behind {unit.name}")
+        self._put(function, bus, bdf, unit or bus.unit)
         return bdf
 
-    def add_port(self, secondary: int, addr: str | Bdf | None = None, *, acs: bool = True) -> int:
+    def add_port(
+        self, secondary: int, addr: str | Bdf | None = None, *, acs: bool = True, unit: Unit | None = None
+    ) -> int:
         """Add a root port whose bus is `secondary` (1 to 255), at `addr` or the first free slot; return `secondary`.
 
-        Raises UsageError for a bus or an address that is taken or impossible.
+        `unit` stands before it, or the machine's first. Raises UsageError for a bus or an address that is taken or
+        impossible.
         """
         if secondary in self._buses or not 1 <= secondary <= 0xFF:
             raise UsageError(f"bus {secondary:#04x} is taken or cannot stand behind a root port")
@@ -100,15 +114,16 @@ class Topology:
         if bdf.bus != 0:
             raise UsageError(f"{bdf}: root ports stand on bus 00")
         port = RootPort() if acs else RootPortWithoutAcs()
-        bus = Bus(secondary, port)
+        bus = Bus(secondary, unit or self.unit, port)
         port.secondary = bus
         self._buses[secondary] = bus
-        self._put(port, self.root, bdf)
+        self._put(port, self.root, bdf, bus.unit)
         return secondary
 
-    def _put(self, function: Function, bus: Bus, bdf: Bdf) -> None:
+    def _put(self, function: Function, bus: Bus, bdf: Bdf, unit: Unit | None) -> None:
         function.plug_in(Place(bdf, bus, self.timers))
         bus.add(function, bdf.devfn)
+        self._units[function] = unit
 
     def _check(self, bdf: Bdf) -> None:
         if self._settled:
@@ -155,11 +170,11 @@ class Topology:
     def _make_groups(self) -> None:
         groups: dict[Function, Group] = {}
         for function in self.everything():
-            group = None
-            if self.unit is not None:
+            group, unit = None, self._units[function]
+            if unit is not None:
                 group = isolation.shared_group(function, groups) or self.system.add_group()
                 groups[function] = group
-            function.requester = Requester(self.system, str(function.bdf), self.unit, group)
+            function.requester = Requester(self.system, str(function.bdf), unit, group)
             function.requester.page_requests = function.page_requests
             pasids.set_up(function)
 

@@ -33,6 +33,8 @@ class Format(ABC):
     name: ClassVar[str]
     dirty_bit: ClassVar[int]
     """What hardware sets in a leaf that was written through, when dirty tracking is on."""
+    sign_extended: ClassVar[bool] = False
+    """Only the lower half of what the levels translate is used."""
     enforces_coherency: bool
     """DMA through these tables is cache coherent, whatever the device asks for."""
     granule_lg2: int
