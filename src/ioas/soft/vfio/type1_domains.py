@@ -96,7 +96,8 @@ class Domains:
         """Serve `group` too; `replay` maps what is mapped into a further domain, all or nothing.
 
         Raises KernelError, with nothing changed: EINVAL when the group is in already, or cannot reach something that is
-        mapped; ENODEV without a unit; EPERM when the unit lets DMA pass around the aperture (isolation="strict").
+        mapped; ENODEV without a unit; EPERM when the unit lets DMA pass around the aperture (isolation="strict"), or
+        when interrupts are not remapped and the module's parameter allow_unsafe_interrupts is off.
         """
         if group in self.groups:
             raise refuse(EINVAL, "the group is in the container already", "group", group.id)
@@ -120,6 +121,7 @@ class Domains:
         self._check_reach(member.domain.geometry, group)
         self._check_reserved(regions)
         ranges = type1_ranges.exclude(type1_ranges.narrow(self.ranges, member.domain.geometry), regions)
+        group.check_interrupts("vfio_iommu_type1")
         if not self._join_existing(member, group):
             replay(member.domain)
             self._members.insert(0, member)
