@@ -12,6 +12,7 @@ from ioas.soft.pci import Tree, VfioNode
 from ioas.soft.pci.sysfs import add_vfio_device, remove_vfio_device
 from ioas.soft.pci.sysfs_driver import VfioPci
 from ioas.soft.pci.sysfs_messages import MessageNumbers
+from ioas.soft.vfio import DeviceSet
 from ioas.uapi.vfio import VFIO_PCI_REQ_IRQ_INDEX
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ class Binding:
         self._files = files
         self._nodes = nodes
         self._groups = groups
+        self._sets: dict[int, DeviceSet] = {}
         self._bound = set(devices)
         numbers = MessageNumbers(tree)
         for device in devices.values():
             device.on_messages = partial(numbers.changed, device.function)
-            self._groups.join(device)
+            self._join(device)
             self._add_node(device)
         VfioPci(tree, {bdf: device.function for bdf, device in devices.items()}, self._probe, self._remove)
 
@@ -52,7 +54,7 @@ class Binding:
         taken = {self._devices[other].index for other in self._bound}
         device.index = next(index for index in count() if index not in taken)
         device.number = (device.number[0], device.index)
-        self._groups.join(device)
+        self._join(device)
         self._add_node(device)
         add_vfio_device(self._tree, device.function, _shown(device))
         self._bound.add(bdf)
@@ -74,7 +76,15 @@ class Binding:
         if device.files:
             return False
         self._groups.leave(device)
+        device.set.leave(device)
         return True
+
+    def _join(self, device: VfioDevice) -> None:
+        """Into its group, and to those that a reset of its bus resets: none on the root bus, which cannot be reset."""
+        self._groups.join(device)
+        bus = device.function.place.bus
+        device_set = self._sets.setdefault(bus.number, DeviceSet()) if bus.port is not None else DeviceSet()
+        device_set.join(device)
 
     def _add_node(self, device: VfioDevice) -> None:
         def open_cdev(caller: Caller, flags: int) -> File:

@@ -164,15 +164,11 @@ class SoftHost:
         self.close()
 
     def _bind_all(self) -> dict[str, VfioDevice]:
-        """Every endpoint under vfio-pci, with those on its bus."""
-        devices = {
+        """Every endpoint under vfio-pci."""
+        return {
             address: VfioDevice(self.system, function, index, (CDEV_MAJOR, index), self._watcher)
             for index, (address, function) in enumerate(self.functions.items())
         }
-        for device in devices.values():
-            bus = device.function.place.bus
-            device.siblings = [other for other in devices.values() if other.function.place.bus is bus]
-        return devices
 
     def _make_nodes(self) -> DeviceNodes:
         """The nodes that are no device's."""

@@ -21,6 +21,7 @@ class Cdev(DeviceFile):
     A device can be opened any number of times and bound once.
     """
 
+    is_cdev: ClassVar[bool] = True
     commands: ClassVar[Mapping[int, Command]] = CDEV_COMMANDS
 
     def __init__(self, device: VfioDevice, flags: int = os.O_RDWR) -> None:

@@ -26,6 +26,7 @@ from ioas.soft.vfio.config_hooks import (
     COMMAND_MEMORY,
 )
 from ioas.soft.vfio.config_space import ConfigSpace
+from ioas.soft.vfio.device_set import DeviceSet
 from ioas.soft.vfio.dmabuf import Exports
 from ioas.soft.vfio.irqs import Irqs
 from ioas.soft.vfio.power import Power
@@ -58,8 +59,9 @@ class VfioDevice:
         self.number = number
         self.watcher = watcher or Watcher()
         self.lock = threading.RLock()
-        self.siblings: list[VfioDevice] = [self]
-        """The devices that one bus reset resets: all on the same bus, this one among them."""
+        self.set = DeviceSet()
+        """The devices that one reset of the bus resets, this one among them while vfio-pci has it."""
+        self.set.join(self)
         self.on_messages: Callable[[str | None, int], None] = lambda kind, count: None
         """Told when "msi" or "msix" has been enabled with so many vectors, or disabled (None, 0)."""
         self.power = Power(self)
@@ -239,8 +241,8 @@ class VfioDevice:
 
     def bus_reset(self) -> None:
         """Reset everything on the function's bus."""
-        reset_bus([device.function for device in self.siblings])
-        for device in self.siblings:
+        reset_bus(list(self.function.place.bus.functions.values()))
+        for device in self.set.members:
             device.power.woken_by_reset()
             device.irqs.messages.restore()
             device._needs_reset = False
@@ -288,6 +290,8 @@ class VfioDevice:
 
     def _reset_bus_if_needed(self) -> None:
         """A function that cannot be reset alone waits for the last one on its bus (vfio_pci_dev_set_try_reset)."""
-        others_open = any(device.opens for device in self.siblings if device is not self)
-        if self.below_port and not others_open and any(device._needs_reset for device in self.siblings):
+        members = self.set.members
+        if any(device.opens for device in members if device is not self):
+            return
+        if any(device._needs_reset for device in members) and self.below_port and self.set.missing(self) is None:
             self.bus_reset()

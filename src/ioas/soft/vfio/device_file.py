@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class DeviceFile(ABC):
     """An open device (implements `ioas.host.File`). Nothing works before `bound`."""
 
+    is_cdev: ClassVar[bool] = False
+    """Whether it was opened as a cdev: what it owns is then told by its iommufd, else by groups."""
     commands: ClassVar[Mapping[int, Command]] = COMMANDS
     """What the device knows through this kind of file."""
 

@@ -21,6 +21,7 @@ from ioas.soft.vfio.argument import Argument, copy_in
 from ioas.soft.vfio.container import Container
 from ioas.soft.vfio.device_name import match
 from ioas.soft.vfio.group_device import GroupDevice
+from ioas.soft.vfio.hot_reset import GroupProof
 from ioas.uapi import vfio as uapi
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class VfioGroup:
             iommufd.put()
 
 
-class GroupFile:
+class GroupFile(GroupProof):
     """An open group (implements `ioas.host.File`)."""
 
     def __init__(self, caller: Caller, group: VfioGroup) -> None:

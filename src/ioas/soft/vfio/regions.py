@@ -92,12 +92,18 @@ def mappable(device: VfioDevice) -> frozenset[int]:
 
     Memory of at least a page; smaller ones when they begin a page and nothing else on the bus lies in it.
     """
-    bars = [(each, bar) for each in device.siblings for bar in each.function.bars if bar is not None and not bar.is_io]
-    pages = [bar.address(each.function.config) // PAGE_SIZE for each, bar in bars]
+    function = device.function
+    neighbours = [
+        (each, bar)
+        for each in function.place.bus.functions.values()
+        for bar in each.bars
+        if bar is not None and not bar.is_io
+    ]
+    pages = [each.bar_address(bar.index) // PAGE_SIZE for each, bar in neighbours]
     return frozenset(
         bar.index
-        for each, bar in bars
-        if each is device and (bar.size >= PAGE_SIZE or _alone_in_page(bar.address(each.function.config), pages))
+        for each, bar in neighbours
+        if each is function and (bar.size >= PAGE_SIZE or _alone_in_page(each.bar_address(bar.index), pages))
     )
 
 
