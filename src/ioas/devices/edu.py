@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-from ioas.soft.pci import Bar, Capability, Function, Msi, Option
+from ioas.soft.pci import Bar, Capability, Function, Migration, Msi, Option
 
 STATUS_COMPUTING = 0x01
 STATUS_INTERRUPT = 0x80
@@ -47,6 +47,8 @@ class Edu(Function):
 
     pri = Option(False, "asks for missing pages by page requests where somebody answers them; QEMU's edu does not")
 
+    migration = Option(False, "can be migrated, with its DMA under way; QEMU's edu cannot")
+
     # Below 0x80 accesses have 4 bytes, from there on 4 or 8; a narrow write to a wide register clears its upper half.
     mmio = Bar(0, 1 << 20)
     identification = mmio.register(0x00, "RO", reset=0x010000ED)
@@ -65,9 +67,20 @@ class Edu(Function):
         super().__init__(**options)
         self.buffer = bytearray(BUFFER_SIZE)
         self.page_requests = self.pri
+        self.migrates = Migration() if self.migration else None
 
     def reset(self) -> None:
         """QEMU's edu has no reset of its own: registers, buffer and a transfer under way outlive a bus reset."""
+
+    def save(self) -> bytes:
+        """Registers and the timers of transfer and factorial go without saying."""
+        return bytes(self.buffer)
+
+    def load(self, state: bytes) -> None:
+        """The buffer of another edu."""
+        if len(state) != BUFFER_SIZE:
+            raise ValueError(f"a buffer of {len(state)} bytes is none of edu's")
+        self.buffer[:] = state
 
     @liveness.on_write
     def _liveness_written(self, value: int) -> None:

@@ -8,6 +8,7 @@ from ioas.soft.pci.dma import Dma
 from ioas.soft.pci.failure import Failure
 from ioas.soft.pci.function import Function, Incident
 from ioas.soft.pci.interrupts import InterruptKind, Interrupts
+from ioas.soft.pci.migration import Migration
 from ioas.soft.pci.nodes import CharDevice, Directory, Link, Node, Text, Tree
 from ioas.soft.pci.options import Option, OptionValue
 from ioas.soft.pci.ram import Ram, RamPages
@@ -35,6 +36,7 @@ __all__ = [
     "Interrupts",
     "Link",
     "ManualTimers",
+    "Migration",
     "Msi",
     "Msix",
     "Node",

@@ -65,6 +65,8 @@ def _decodes(function: Function, bar: Bar, offset: int, length: int) -> bool:
 
 
 def _ask_model(function: Function, index: int, offset: int, length: int) -> bytes | None:
+    if function.standstill.pace == "stopped":
+        return None
     try:
         answer = function.read_window(index, offset, length)
         if answer is not None and len(answer) != length:
@@ -77,6 +79,8 @@ def _ask_model(function: Function, index: int, offset: int, length: int) -> byte
 
 def _tell_model(function: Function, index: int, offset: int, data: bytes) -> bool:
     """Whether the model took it, or died of it."""
+    if function.standstill.pace == "stopped":
+        return False
     try:
         return function.write_window(index, offset, data)
     except RAISED as error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ioas.soft.pci.function import Function
-    from ioas.soft.pci.timers import Timer
+    from ioas.soft.pci.model_timers import ModelTimer
 
 _FOR_EVER = float(1 << 31)
 """Seconds."""
@@ -30,6 +30,8 @@ class Dma:
 
     def __init__(self, function: Function) -> None:
         self._function = function
+        self.on_write: Callable[[int, int, int | None], None] | None = None
+        """Told of IOVA, bytes and PASID of each write, stopped or not, when it is over."""
 
     def read(self, iova: int, length: int, pasid: int | None = None) -> bytes | None:
         """`length` bytes from `iova`, or None when the transfer was stopped (and recorded as a fault)."""
@@ -46,7 +48,10 @@ class Dma:
             return True
         if not self._allowed(iova, length, True, pasid):
             return False
-        return self._function.requester.dma.write(iova, data, pasid)
+        done = self._function.requester.dma.write(iova, data, pasid)
+        if self.on_write is not None:
+            self.on_write(iova, length, pasid)
+        return done
 
     def when_present(
         self, iova: int, length: int, action: Callable[[], None], *, write: bool, pasid: int | None = None
@@ -65,7 +70,9 @@ class Dma:
             action()
             return
         again = partial(self.when_present, iova, length, action, write=write, pasid=pasid)
-        waiting = self._function.after(_FOR_EVER, action)  # a reset cancels it, as all that is under way
+        during = f"the callback of a DMA {'write' if write else 'read'} at {iova:#x} ({name_of(action)})"
+        waiting = self._function.schedule(_FOR_EVER, action, during)  # a reset cancels it, as all that is under way
+        waiting.again = again
         # Whoever takes the request takes the machine's lock, which is not to be taken under the function's.
         self._function.place.timers.after(0, partial(self._ask, missing, write, pasid, waiting, again, action))
 
@@ -74,7 +81,7 @@ class Dma:
         iova: int,
         write: bool,
         pasid: int | None,
-        waiting: Timer,
+        waiting: ModelTimer,
         again: Callable[[], None],
         otherwise: Callable[[], None],
     ) -> None:
@@ -84,14 +91,16 @@ class Dma:
             with self._function.lock:
                 if waiting.pending:
                     waiting.cancel()
-                    access = f"the callback of a DMA {'write' if write else 'read'} at {iova:#x} ({name_of(otherwise)})"
-                    self._function.schedule(0, again if present else otherwise, access)
+                    self._function.schedule(0, again if present else otherwise, waiting.during)
 
         pager = self._function.requester.pager
         if pager is None or not pager(iova, write, pasid, answered):
             answered(False)
 
     def _allowed(self, iova: int, length: int, write: bool, pasid: int | None) -> bool:
+        if self._function.standstill.pace != "running":
+            self._function.record(f"DMA at {iova:#x} was dropped: the device is quiet, to be migrated")
+            return False
         reason: FaultReason
         if not self._function.master_enabled:
             reason = "bus master off"

@@ -28,9 +28,10 @@ from ioas.soft.pci.declaration import Declaration, declaration_of
 from ioas.soft.pci.dma import Dma
 from ioas.soft.pci.failure import Failure, Guard, name_of
 from ioas.soft.pci.interrupts import Interrupts
+from ioas.soft.pci.migration import Migration
+from ioas.soft.pci.model_timers import ModelTimer, Standstill
 from ioas.soft.pci.options import AnyOption, OptionValue, option_values
 from ioas.soft.pci.resets import ResetMethod, carry_out, methods_of, power_state
-from ioas.soft.pci.timers import ModelTimer
 
 if TYPE_CHECKING:
     from typing import Self
@@ -80,6 +81,8 @@ class Function:
     """1 to 4 for INTA to INTD; 0: no INTx."""
     capabilities: ClassVar[tuple[Capability, ...]] = ()
     rom: ClassVar[Rom | None] = None
+    migrates: Migration | None = None
+    """How its state can be taken elsewhere; None: it cannot."""
 
     lock: threading.RLock
     config: Config
@@ -96,6 +99,8 @@ class Function:
     option_values: dict[str, OptionValue]
     register_values: dict[str, int]
     ram_pages: dict[str, RamPages]
+    standstill: Standstill
+    """Whether it does anything of its own accord."""
     running_timers: list[ModelTimer]
     """What `after` has under way; each takes itself out."""
 
@@ -114,6 +119,7 @@ class Function:
         self.incidents = deque(maxlen=INCIDENTS_KEPT)
         self.on_incident = []
         self.guard = Guard(self)
+        self.standstill = Standstill(self)
         size = CONFIG_SIZE if self._is_express() else CONVENTIONAL_SIZE
         self.config = Config(size, self.lock, self.guard.run)
         self.dma = Dma(self)
@@ -287,6 +293,7 @@ class Function:
         """
         with self.lock:
             self.guard.revive()
+            self.standstill.change("running")
             self.config.reset()
             self.interrupts.reset()
             self.guard.run("a reset", self.reset)
@@ -344,12 +351,12 @@ class Function:
         """
         return self.schedule(seconds, action, f"a timer callback ({name_of(action)})")
 
-    def schedule(self, seconds: float, action: Callable[[], None], during: str) -> Timer:
+    def schedule(self, seconds: float, action: Callable[[], None], during: str) -> ModelTimer:
         """As `after`; `during` is what a failure of the action is said to have happened in."""
         with self.lock:
             timer = ModelTimer(self, action, during)
             self.running_timers.append(timer)
-            timer.start(self.place.timers, seconds)
+            timer.start(seconds)
         return timer
 
     def reset(self) -> None:
@@ -361,3 +368,10 @@ class Function:
         """Cancel everything that `after` has under way."""
         for timer in tuple(self.running_timers):
             timer.cancel()
+
+    def save(self) -> bytes:
+        """What the model holds besides registers, memory and timers, for `load` elsewhere; see `Migration`."""
+        return b""
+
+    def load(self, state: bytes) -> None:
+        """Take what `save` gave. Registers and memory have been put back, timers come after. What it raises refuses."""

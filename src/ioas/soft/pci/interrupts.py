@@ -11,7 +11,7 @@ not call back into the function (signalling an eventfd is what they are for).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ioas.soft.pci import header
@@ -154,6 +154,27 @@ class Interrupts:
                 self._intx()
             for messages in self._messages.values():
                 messages.deliver_pending()
+
+    def undelivered(self) -> dict[InterruptKind, list[int]]:
+        """What the device has raised and nobody has been told of: the level of INTx (vector 0), messages by vector."""
+        waiting: dict[InterruptKind, list[int]] = {"intx": [0] if self.asserted else []}
+        waiting.update((kind, messages.undelivered()) for kind, messages in self._messages.items())
+        return waiting
+
+    def take_undelivered(self, waiting: Mapping[str, Sequence[int]]) -> None:
+        """Have raised what `undelivered` told of another function; nobody is told before `deliver`."""
+        with self._function.lock:
+            level = bool(waiting.get("intx")) and bool(self._function.interrupt_pin)
+            self._function.config.set_bits(header.STATUS, 2, header.STATUS_INTERRUPT, level)
+            for kind, messages in self._messages.items():
+                messages.hold_back(waiting.get(kind, ()))
+
+    def deliver(self) -> None:
+        """Tell those who are connected of what has been taken over."""
+        with self._function.lock:
+            for messages in self._messages.values():
+                messages.deliver_held_back()
+            self.reconsider()
 
     def reset(self) -> None:
         """The function was reset (configuration space already is): levels drop and tables clear; callbacks stay."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 from ioas.soft.pci.capabilities import Msi, Msix, msi, msix
@@ -66,6 +66,20 @@ class Controller:
             if not self._masked(vector):
                 self._set_pending(vector, False)
                 self._deliver(vector)
+
+    def undelivered(self) -> list[int]:
+        """The vectors whose messages are masked or have found nobody."""
+        return sorted({*self._waiting(), *self._unheard})
+
+    def hold_back(self, vectors: Iterable[int]) -> None:
+        """Have messages of these vectors, for whoever is or will be connected."""
+        self._unheard.update(vector for vector in vectors if 0 <= vector < self.count)
+
+    def deliver_held_back(self) -> None:
+        """Call those who are connected by now."""
+        for vector in sorted(self._unheard & self._callbacks.keys()):
+            self._unheard.remove(vector)
+            self._callbacks[vector]()
 
     def _deliver(self, vector: int) -> None:
         if not self._function.master_enabled:

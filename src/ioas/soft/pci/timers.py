@@ -13,10 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from ioas.soft.pci.function import Function
+from typing import Protocol
 
 _log = logging.getLogger(__name__)
 _STRETCH = 0.001
@@ -188,36 +185,3 @@ class ManualTimers(Timers):
             if action is not None:
                 action()
         raise RuntimeError("a timer callback re-arms itself without delay")
-
-
-class ModelTimer:
-    """A timer of a model: runs with the function's lock held, in which cancelling is exact."""
-
-    def __init__(self, function: Function, action: Callable[[], None], during: str) -> None:
-        self._function = function
-        self._action = action
-        self._during = during
-        self._waiting: Timer | None = None
-
-    def start(self, timers: Timers, seconds: float) -> None:
-        """Let time run."""
-        self._waiting = timers.after(seconds, self._run)
-
-    @property
-    def pending(self) -> bool:
-        """Neither run nor cancelled yet."""
-        return self in self._function.running_timers
-
-    def cancel(self) -> None:
-        """Do not run it. Idempotent."""
-        with self._function.lock:
-            if self.pending:
-                self._function.running_timers.remove(self)
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    def _run(self) -> None:
-        with self._function.lock:
-            if self.pending:
-                self._function.running_timers.remove(self)
-                self._function.guard.run(self._during, self._action)

@@ -27,8 +27,10 @@ from ioas.soft.vfio.config_hooks import (
 )
 from ioas.soft.vfio.config_space import ConfigSpace
 from ioas.soft.vfio.device_set import DeviceSet
+from ioas.soft.vfio.dma_logging import DmaLog
 from ioas.soft.vfio.dmabuf import Exports
 from ioas.soft.vfio.irqs import Irqs
+from ioas.soft.vfio.migration import DeviceMigration
 from ioas.soft.vfio.power import Power
 from ioas.soft.vfio.regions import MsixTable, mappable
 from ioas.soft.vfio.reset import reset_bus, reset_function
@@ -68,6 +70,8 @@ class VfioDevice:
         self.irqs = Irqs(self)
         self.exports = Exports(self)
         function.guard.listeners.append(lambda failure: self.irqs.function_failed())
+        self.migration = DeviceMigration(function)
+        self.dma_log = DmaLog(function)
         self.ioeventfds: dict[IoEvent, Watch] = {}
         self.mappable_bars: frozenset[int] = frozenset()
         """BARs that programs may mmap: none, until somebody can serve the mappings (`allow_mmap`)."""
@@ -266,6 +270,8 @@ class VfioDevice:
     def _disable(self) -> None:
         config = self.function.config
         self.exports.close()
+        self.migration.close()
+        self.dma_log.stop()
         self._drop_eventfds()
         self.power.close()
         self._clear_master()

@@ -1,38 +1,27 @@
 """VFIO_DEVICE_FEATURE (follows vfio_ioctl_device_feature and vfio_pci_core_ioctl_feature, 7.3).
 
-A plain vfio-pci device has the low-power features and exports its BARs as dma-bufs. Migration, DMA logging and VF
-tokens are ENOTTY, as on a kernel whose device has none of them - except that 7.3 answers EINVAL to MIG_PRECOPY_INFOv2
-without migration.
+A plain vfio-pci device has the low-power features and exports its BARs as dma-bufs. Migration and DMA logging come with
+a model that declares them; without, they are ENOTTY, except that 7.3 answers EINVAL to MIG_PRECOPY_INFOv2. VF tokens
+are ENOTTY, as on a kernel whose device has none.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from errno import EINVAL, ENOTTY
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
 from ioas.host import EventFd
 from ioas.soft.vfio import dmabuf
 from ioas.soft.vfio.argument import Argument
+from ioas.soft.vfio.feature import GET, HEADER, PROBE, SET, Feature
+from ioas.soft.vfio.migration_features import MIGRATION_FEATURES
 from ioas.uapi import vfio as uapi
 from ioas.uapi.base import end_of
 
 if TYPE_CHECKING:
     from ioas.soft.vfio.device_file import DeviceFile
-
-_HEADER = end_of(uapi.vfio_device_feature, "flags")
-GET, SET, PROBE = uapi.VFIO_DEVICE_FEATURE_GET, uapi.VFIO_DEVICE_FEATURE_SET, uapi.VFIO_DEVICE_FEATURE_PROBE
-
-
-class _Feature(NamedTuple):
-    """How a feature is used: the methods that it has, bytes of its data, and who carries it out."""
-
-    methods: int
-    size: int
-    handler: Callable[[DeviceFile, Argument], int]
-    """With `System.lock` and the device's held; the ioctl's result."""
 
 
 def feature(file: DeviceFile, argument: Argument, header: uapi.vfio_device_feature) -> int:
@@ -43,18 +32,18 @@ def feature(file: DeviceFile, argument: Argument, header: uapi.vfio_device_featu
     if not flags & PROBE and flags & GET and flags & SET:
         raise refuse(EINVAL, "GET and SET exclude each other except with PROBE", "field", "flags")
     number = flags & uapi.VFIO_DEVICE_FEATURE_MASK
-    if number == uapi.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
-        raise refuse(EINVAL, "the device has no pre-copy migration", "request", f"feature {number}")
     known = _FEATURES.get(number)
     if known is None:
         raise refuse(ENOTTY, "the device does not have this feature", "request", f"feature {number}")
-    if _wanted(known, flags, header.argsz - _HEADER):
+    if known.needs & ~file.device.migration.flags:
+        raise refuse(known.lacking, "the device's model does not migrate in this way", "request", f"feature {number}")
+    if _wanted(known, flags, header.argsz - HEADER):
         with file.device.system.lock, file.kept_bound(file.device.lock):
             return known.handler(file, argument)
     return 0
 
 
-def _wanted(known: _Feature, flags: int, size: int) -> bool:
+def _wanted(known: Feature, flags: int, size: int) -> bool:
     """Whether to carry it out (not: a probe), after the checks of vfio_check_feature."""
     methods = flags & (GET | SET)
     if methods & ~known.methods:
@@ -80,7 +69,7 @@ def _enter(file: DeviceFile, wakeup: EventFd | None) -> int:
 
 def _enter_with_wakeup(file: DeviceFile, argument: Argument) -> int:
     size = end_of(uapi.vfio_device_low_power_entry_with_wakeup, "reserved")
-    entry = uapi.vfio_device_low_power_entry_with_wakeup.from_buffer_copy(argument.read(_HEADER, size))
+    entry = uapi.vfio_device_low_power_entry_with_wakeup.from_buffer_copy(argument.read(HEADER, size))
     if entry.wakeup_eventfd < 0:
         raise refuse(EINVAL, "the wake-up eventfd is negative", "field", "wakeup_eventfd")
     wakeup = argument.caller.eventfd(entry.wakeup_eventfd)
@@ -98,14 +87,15 @@ def _leave_low_power(file: DeviceFile, argument: Argument) -> int:
 
 
 def _dma_buf(file: DeviceFile, argument: Argument) -> int:
-    return dmabuf.export(file.device, argument, _HEADER)
+    return dmabuf.export(file.device, argument, HEADER)
 
 
 _FEATURES = {
-    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: _Feature(SET, 0, _enter_low_power),
-    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: _Feature(
+    **MIGRATION_FEATURES,
+    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: Feature(SET, 0, _enter_low_power),
+    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: Feature(
         SET, end_of(uapi.vfio_device_low_power_entry_with_wakeup, "reserved"), _enter_with_wakeup
     ),
-    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: _Feature(SET, 0, _leave_low_power),
-    uapi.VFIO_DEVICE_FEATURE_DMA_BUF: _Feature(GET, ctypes.sizeof(uapi.vfio_device_feature_dma_buf), _dma_buf),
+    uapi.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: Feature(SET, 0, _leave_low_power),
+    uapi.VFIO_DEVICE_FEATURE_DMA_BUF: Feature(GET, ctypes.sizeof(uapi.vfio_device_feature_dma_buf), _dma_buf),
 }
