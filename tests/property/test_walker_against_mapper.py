@@ -14,19 +14,28 @@ from hypothesis import given, settings, strategies as st
 from ioas.errors import AddressInUse, InvalidArgument
 from ioas.soft.iommu import Domain, System, amd_unit, mock_unit, vtd_unit
 from tests.support.ram import Ram
-from tests.support.walkers import Found, walk_amd, walk_vtd
+from tests.support.walkers import Found, walk_amd, walk_first_stage, walk_vtd
 
 MAKERS: dict[str, Callable[[], Domain]] = {
     "vtd": lambda: vtd_unit(System()).domain(),
+    "vtd-39": lambda: vtd_unit(System(), address_width=39).domain(),
+    "vtd-57": lambda: vtd_unit(System(), address_width=57).domain(),
+    "first-48": lambda: vtd_unit(System(), scalable=True).domain(),
+    "first-57": lambda: vtd_unit(System(), scalable=True, address_width=57).domain(),
+    "parent-57": lambda: vtd_unit(System(), scalable=True, address_width=57).domain(nest_parent=True),
     "amd": lambda: amd_unit(System()).domain(),
+    "amd-39": lambda: amd_unit(System(), address_width=39).domain(),
+    "amd-57": lambda: amd_unit(System(), address_width=57).domain(),
     "mock": lambda: mock_unit(System()).domain(),
     "mock-huge": lambda: mock_unit(System()).domain(huge=True),
 }
 G = 1 << 30
+TOP = 1 << 60
+"""A place that stands for the last 16 MiB of the aperture."""
 
 PLACES = st.builds(
     lambda base, page: base + (page << 12),
-    st.sampled_from([0, G, 5 * G - (300 << 12), 1 << 36]),
+    st.sampled_from([0, G, 5 * G - (300 << 12), 1 << 36, TOP]),
     st.one_of(st.integers(0, 30), st.sampled_from([0, 256, 511, 512, 513, 1024]), st.integers(0, 2000)),
 )
 COUNTS = st.one_of(st.integers(1, 4), st.integers(1, 1600), st.sampled_from([16, 512, 1024]))
@@ -52,6 +61,10 @@ class Model:
         self.granule = domain.granule
         self.pages: dict[int, int] = {}
         self.areas: list[tuple[int, int]] = []
+
+    def place(self, iova: int) -> int:
+        """Where a place is in this domain."""
+        return iova if iova < TOP else iova - TOP + self.domain.geometry.last + 1 - (16 << 20)
 
     def map(self, iova: int, count: int, order: int, first: int, half: bool, large: bool) -> None:
         held = self.memory.hold(Ram(pages=1 << 20, order=order, count_pins=False), first << 12, count, True)
@@ -98,6 +111,8 @@ class Model:
         root, form = self.domain.table.root << 12, self.domain.format
         if form.name == "vtdss":
             return walk_vtd(self.memory.read, root, form.levels, iova)
+        if form.name == "x86_64":
+            return walk_first_stage(self.memory.read, root, form.levels, iova)
         return walk_amd(self.memory.read, root, form.levels, iova, 1 << form.granule_lg2)
 
     def check(self, probes: list[int]) -> None:
@@ -127,13 +142,16 @@ class Model:
 def test_the_table_says_what_was_mapped(name: str, actions: list[tuple]) -> None:  # type: ignore[type-arg]
     model = Model(MAKERS[name]())
     for action, *arguments in actions:
-        if action == "map":
-            model.map(*arguments)
-        elif action == "unmap":
-            model.unmap(arguments[0], arguments[1] << 12)
-        else:
+        if action == "unmap area":
             model.unmap_area(*arguments)
-        model.check([argument for argument in arguments[:1] if action != "unmap area"])
+            model.check([])
+            continue
+        place = model.place(arguments[0])
+        if action == "map":
+            model.map(place, *arguments[1:])
+        else:
+            model.unmap(place, arguments[1] << 12)
+        model.check([place])
     assert model.domain.unmap(0, 1 << model.domain.format.width) == len(model.pages) * model.granule
     assert model.domain.unmap(0, 1 << model.domain.format.width) == 0
     model.domain.free()

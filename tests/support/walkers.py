@@ -65,3 +65,22 @@ def walk_vtd(read: Read, root: int, levels: int, iova: int) -> Found | None:
             return Found(address + iova % size, size, may_read, may_write)
         table = _bits(entry, 51, 12) << 12
     raise AssertionError("not reached: level 1 always translates")
+
+
+def walk_first_stage(read: Read, root: int, levels: int, iova: int) -> Found | None:
+    """VT-d 3.6 and 9.9 (Intel SDM volume 3, 4.5): FS-PML5E to FS-PTE, for a user-level request."""
+    table, may_write = root, True
+    for level in range(levels, 0, -1):
+        shift = 12 + 9 * (level - 1)
+        entry = int.from_bytes(read(table + 8 * ((iova >> shift) % 512), 8), "little")
+        if not _bits(entry, 0, 0):  # P
+            return None
+        assert _bits(entry, 2, 2), "U/S: a device asks as user"
+        may_write = may_write and bool(_bits(entry, 1, 1))
+        if level == 1 or (level in (2, 3) and _bits(entry, 7, 7)):  # PS
+            size = 1 << shift
+            address = _bits(entry, 51, 12) << 12
+            assert address % size == 0, "reserved address bits of a large page must be zero"
+            return Found(address + iova % size, size, True, may_write)
+        table = _bits(entry, 51, 12) << 12
+    raise AssertionError("not reached: level 1 always translates")
