@@ -37,7 +37,7 @@ class GroupClient:
         """The node of a device's group."""
         requester = self.host.functions[bdf].requester
         assert requester.group is not None
-        return f"/dev/vfio/{requester.group.id}"
+        return f"/dev/vfio/{'' if requester.unit is not None else 'noiommu-'}{requester.group.id}"
 
     def install(self, file: File) -> int:
         self.fds.append(self.caller.install(file))

@@ -32,13 +32,15 @@ class SoftHost(BaseHost):
         iommufd_test: bool = False,
         strict: bool = False,
         isolation: str | None = None,
+        no_iommu: bool = False,
     ) -> None:
         """`devices`, as `ioas run --device` takes them, or device models made by the caller (`ioas.soft.pci.Function`),
         and those of a `machine` file; one "edu" by default.
 
         `capabilities`: names that the program has on this machine besides its own ("sys_rawio"). `iommufd_test`: the
         kernel selftests' mock devices. `strict`: refuse memory that could not be held through munmap and fork.
-        `isolation`: "strict" or "kernel". Raises UsageError, MachineError.
+        `isolation`: "strict" or "kernel". `no_iommu`: no IOMMU stands before the devices, which VFIO gives out in its
+        unsafe mode; their DMA is physical, and the program needs "sys_rawio". Raises UsageError, MachineError.
         """
         self.machine = Machine(
             devices,
@@ -47,6 +49,7 @@ class SoftHost(BaseHost):
             iommufd_test=iommufd_test,
             strict=strict,
             isolation=isolation,
+            no_iommu=no_iommu,
         )
         try:
             self.caller = LocalCaller(self.machine.grants, strict=strict)
@@ -54,6 +57,11 @@ class SoftHost(BaseHost):
             self.machine.close()
             raise
         super().__init__(Session(self.machine, self.caller, self.machine.close), Sysfs(self.machine.tree))
+
+    @property
+    def tainted(self) -> int:
+        """The taint flags, as /proc/sys/kernel/tainted has them: 64 where VFIO has a device without an IOMMU."""
+        return self.machine.system.taints.flags
 
     def faults(self) -> list[FaultRecord]:
         """The DMA that the IOMMU stopped, oldest first (the machine remembers a bounded number)."""

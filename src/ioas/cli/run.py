@@ -20,6 +20,7 @@ import click
 @click.option(
     "--cap", "capabilities", multiple=True, metavar="NAME", help="Grant a capability on this machine; repeatable."
 )
+@click.option("--no-iommu", is_flag=True, help="A machine without an IOMMU, in VFIO's unsafe mode (docs/noiommu.md).")
 @click.option("--iommufd-test", is_flag=True, help="Offer the mock devices of the kernel's selftests.")
 @click.option("--explain", is_flag=True, help="Say why each refused call was refused, and each stopped DMA.")
 @click.option("--summary", is_flag=True, help="Say at the end what was called.")
@@ -39,6 +40,7 @@ def run(
     devices: tuple[str, ...],
     machine: str | None,
     capabilities: tuple[str, ...],
+    no_iommu: bool,
     iommufd_test: bool,
     explain: bool,
     summary: bool,
@@ -75,6 +77,7 @@ def run(
         capabilities=capabilities,
         iommufd_test=iommufd_test,
         strict=strict,
+        no_iommu=no_iommu,
     )
     options = Options(explain=explain, summary=summary, namespace=not no_namespace, with_real=with_real, mmio=mmio)
     status = Supervisor(host, program, options, mask).run(environment)

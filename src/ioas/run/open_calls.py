@@ -23,6 +23,7 @@ from ioas.soft.pci.nodes import CharDevice, Directory, Link, Text
 _WORD = 0xFFFFFFFF
 _STATUS = re.compile(rb"/proc/(self|thread-self|\d+)(?:/task/(\d+))?/status")
 _FAIL_NTH = re.compile(rb"/proc/(self|thread-self|\d+)(?:/task/\d+)?/fail-nth")
+_TAINTED = b"/proc/sys/kernel/tainted"
 _STATE = re.compile(rb"^State:.*$", re.MULTILINE)
 _OPEN_HOW = struct.Struct("QQQ")
 
@@ -35,6 +36,8 @@ def on_open(server: Server, call: Call) -> int | Outcome:
         return _open_status(server, call, raw, flags)
     if raw.endswith(b"/fail-nth"):
         return _open_fail_nth(server, call, raw, flags)
+    if raw == _TAINTED and server.machine.system.taints.flags:
+        return _open_tainted(server, call, flags)
     if named := descriptor_named(server, call, raw):
         return _open_again(server, call, named[1].path, flags)
     follow = not flags & os.O_NOFOLLOW and flags & (os.O_CREAT | os.O_EXCL) != os.O_CREAT | os.O_EXCL
@@ -156,7 +159,21 @@ def _open_status(server: Server, call: Call, raw: bytes, flags: int) -> int | Ou
             text = _STATE.sub(b"State:\\tR (running)", text)
     except OSError:
         return Outcome.PROCEED
-    fd = os.memfd_create("status", os.MFD_CLOEXEC)
+    return _give_text(server, call, text, flags)
+
+
+def _open_tainted(server: Server, call: Call, flags: int) -> int | Outcome:
+    """/proc/sys/kernel/tainted of a machine that is: its flags beside those of the kernel that runs it."""
+    if flags & os.O_ACCMODE != os.O_RDONLY:
+        return Outcome.PROCEED
+    with open(_TAINTED, "rb") as file:
+        own = int(file.read())
+    return _give_text(server, call, b"%d\n" % (own | server.machine.system.taints.flags), flags)
+
+
+def _give_text(server: Server, call: Call, text: bytes, flags: int) -> Outcome:
+    """Answer with a descriptor of a file in memory that has `text`."""
+    fd = os.memfd_create("text", os.MFD_CLOEXEC)
     try:
         os.write(fd, text)
         return _give_real(server, call, f"/proc/self/fd/{fd}", flags)

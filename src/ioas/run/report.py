@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError
 from ioas.host.maps import Vma
+from ioas.soft.iommu.taint import Taint
 
 if TYPE_CHECKING:
     from ioas.soft.pci import Failure
@@ -31,6 +32,7 @@ class Reporter:
         self.summary = summary
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
+        self.taints: list[Taint] = []
         self.faults = 0
         self.failures = 0
         self.bytes_read = 0
@@ -56,6 +58,12 @@ class Reporter:
             culprit = f" ({error.refusal.culprit})" if error.refusal.culprit else ""
             result = f"-1 {error.refusal.name}"
             self.say(f"{who(thread, process)}: {call} = {result}: {error.refusal.reason}{culprit}")
+
+    def tainted(self, taint: Taint) -> None:
+        """The machine's kernel is tainted."""
+        self.taints.append(taint)
+        if self.explain:
+            self.say(f"{taint.device}: {taint.reason}: the kernel is tainted (U)")
 
     def fault(self, stopped: str, reason: str) -> None:
         """A DMA has been stopped."""
@@ -98,6 +106,8 @@ class Reporter:
         for title, counter in (("call", self.calls), ("refused", self.refusals)):
             for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0])):
                 self.say(f"summary: {count:>9}  {title} {name}")
+        for taint in self.taints:
+            self.say(f"summary: kernel tainted (U) by {taint.device}: {taint.reason}")
         moved = f"devices read {_count(self.bytes_read, 'byte')} and wrote {_count(self.bytes_written, 'byte')} by DMA"
         stopped = f"{_count(self.faults, 'DMA fault')}, {_count(self.by_address, 'pin')} by address"
         failed = f", {_count(self.failures, 'failure')} of device models" if self.failures else ""

@@ -54,6 +54,10 @@ def listen(machine: Machine, reporter: Reporter) -> None:
         function.guard.listeners.remove(failure.log)
         function.guard.listeners.append(reporter.model_failed)
     machine.system.on_fault.append(lambda record: reporter.fault(*describe_fault(record)))
+    taints = machine.system.taints
+    taints.on_taint.append(reporter.tainted)
+    for taint in taints.record:
+        reporter.tainted(taint)
     if reporter.summary:
         for function in machine.functions.values():
             function.requester.dma = CountedPort(function.requester, reporter)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from errno import EINVAL
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from ioas.soft.pci.sysfs import add_vfio_device, remove_vfio_device
 from ioas.soft.pci.sysfs_driver import VfioPci
 from ioas.soft.pci.sysfs_messages import MessageNumbers
 from ioas.soft.vfio import DeviceSet
+from ioas.soft.vfio.noiommu import can_probe, check_privilege
 from ioas.uapi.vfio import VFIO_PCI_REQ_IRQ_INDEX
 
 if TYPE_CHECKING:
@@ -33,24 +36,31 @@ class Binding:
         nodes: DeviceNodes,
         groups: VfioGroups,
     ) -> None:
-        """All `devices` (by BDF) are bound, and sysfs shows them already."""
+        """Those of `devices` (by BDF) that vfio-pci takes are bound, and sysfs shows them already."""
         self._tree = tree
         self._devices = devices
         self._files = files
         self._nodes = nodes
         self._groups = groups
         self._sets: dict[int, DeviceSet] = {}
-        self._bound = set(devices)
+        self._bound = {bdf for bdf, device in devices.items() if can_probe(device.system, device.function)}
         numbers = MessageNumbers(tree)
-        for device in devices.values():
+        for bdf, device in devices.items():
             device.on_messages = partial(numbers.changed, device.function)
-            self._join(device)
-            self._add_node(device)
-        VfioPci(tree, {bdf: device.function for bdf, device in devices.items()}, self._probe, self._remove)
+            if bdf in self._bound:
+                self._join(device)
+                self._add_node(device)
+        functions = {bdf: device.function for bdf, device in devices.items()}
+        VfioPci(tree, functions, set(self._bound), self._probe, self._remove)
 
     def _probe(self, bdf: str) -> None:
-        """The driver has got a function: its device takes the lowest free index, as any new one does."""
+        """The driver has got a function: its device takes the lowest free index, as any new one does.
+
+        Raises OSError(EINVAL) for one that no IOMMU stands before, unless VFIO is in its unsafe mode.
+        """
         device = self._devices[bdf]
+        if not can_probe(device.system, device.function):
+            raise OSError(EINVAL, os.strerror(EINVAL), bdf)
         taken = {self._devices[other].index for other in self._bound}
         device.index = next(index for index in count() if index not in taken)
         device.number = (device.number[0], device.index)
@@ -88,14 +98,16 @@ class Binding:
 
     def _add_node(self, device: VfioDevice) -> None:
         def open_cdev(caller: Caller, flags: int) -> File:
+            if device.noiommu:
+                check_privilege(caller, device.name)
             return self._files.cdev(device, flags)
 
         self._nodes.add(_path(device), device.number, open_cdev)
 
 
 def _path(device: VfioDevice) -> str:
-    return f"/dev/vfio/devices/vfio{device.index}"
+    return f"/dev/vfio/devices/{device.node}"
 
 
 def _shown(device: VfioDevice) -> VfioNode:
-    return VfioNode(f"vfio{device.index}", *device.number)
+    return VfioNode(device.node, *device.number)

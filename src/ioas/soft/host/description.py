@@ -77,10 +77,17 @@ class MachineDescription:
     container: ContainerKind = "vfio"
     allow_unsafe_interrupts: bool = False
     """Whether iommufd and VFIO take devices whose interrupts are not remapped (parameter of both modules)."""
+    unsafe_noiommu: bool = False
+    """VFIO's unsafe mode is on from the start: it takes devices without an IOMMU."""
 
     def with_devices(self, devices: Iterable[DeviceDescription]) -> MachineDescription:
         """The same machine with `devices` added after its own."""
         return replace(self, devices=(*self.devices, *devices))
+
+    def without_iommu(self) -> MachineDescription:
+        """The same machine without its IOMMUs, in VFIO's unsafe mode."""
+        devices = tuple(replace(device, unit=None) for device in self.devices)
+        return replace(self, devices=devices, units=(), unsafe_noiommu=True)
 
 
 def describe_device(device: str | Function) -> DeviceDescription:

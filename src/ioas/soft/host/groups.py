@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from ioas.host import Caller, File
 from ioas.soft.pci.sysfs import add_vfio_group, remove_vfio_group
+from ioas.soft.pci.sysfs_iommu import add_noiommu_group, remove_noiommu_group
 from ioas.soft.vfio import VfioDevice, VfioGroup
+from ioas.soft.vfio.noiommu import join_group, leave_group
 
 if TYPE_CHECKING:
     from ioas.soft.host.files import OpenFiles
@@ -29,7 +31,11 @@ class VfioGroups:
 
     def join(self, device: VfioDevice) -> None:
         """vfio-pci has got `device` (vfio_device_set_group, vfio_device_group_register)."""
-        members = device.function.requester.group
+        function = device.function
+        if device.noiommu:
+            join_group(function.requester.system, function)
+            add_noiommu_group(self._tree, function)
+        members = function.requester.group
         if members is None:
             return
         group = self._groups.get(members.id)
@@ -55,6 +61,9 @@ class VfioGroups:
         self._nodes.remove(f"/dev/vfio/{group.name}")
         remove_vfio_group(self._tree, group.name, group.number)
         group.end()
+        if device.noiommu:
+            remove_noiommu_group(self._tree, device.function)
+            leave_group(group.group.system, device.function)
 
     def _show(self, group: VfioGroup) -> None:
         def open_group(caller: Caller, flags: int) -> File:

@@ -25,7 +25,7 @@ from ioas.soft.host.machine_units import read_reserved, read_units
 from ioas.soft.iommu.system import Isolation
 from ioas.soft.pci import Bdf, OptionValue
 
-MACHINE_KEYS = ("isolation", "container", "allow_unsafe_interrupts")
+MACHINE_KEYS = ("isolation", "container", "allow_unsafe_interrupts", "unsafe_noiommu")
 DEVICE_KEYS = ("model", "addr", "unit", "acs", "reserved", "options")
 
 
@@ -67,14 +67,18 @@ def _machine(reader: Reader) -> MachineDescription:
     machine = reader.table(("machine",), top.get("machine", {}), MACHINE_KEYS)
     units = read_units(reader, top)
     devices = reader.tables(("device",), top.get("device", []))
-    unsafe = ("machine", "allow_unsafe_interrupts")
     return MachineDescription(
         devices=tuple(_device(reader, index, entry, units) for index, entry in enumerate(devices)),
         units=units,
         isolation=_isolation(reader, machine),
         container=_container(reader, machine),
-        allow_unsafe_interrupts=reader.switch(unsafe, machine.get(unsafe[1], False)),
+        allow_unsafe_interrupts=_switch(reader, machine, "allow_unsafe_interrupts"),
+        unsafe_noiommu=_switch(reader, machine, "unsafe_noiommu"),
     )
+
+
+def _switch(reader: Reader, machine: Mapping[str, object], key: str) -> bool:
+    return reader.switch(("machine", key), machine.get(key, False))
 
 
 def _isolation(reader: Reader, machine: Mapping[str, object]) -> Isolation:

@@ -25,6 +25,7 @@ from ioas.soft.host.nodes import DeviceNodes, Node
 from ioas.soft.iommu import System
 from ioas.soft.pci import Failure, Function, Tree, VfioNode, build_sysfs
 from ioas.soft.vfio import IOMMU_DRIVERS, VfioDevice, Watcher
+from ioas.soft.vfio.noiommu import can_probe
 
 MISC_MAJOR = 10
 IOMMU_NUMBER = (MISC_MAJOR, 258)
@@ -69,6 +70,7 @@ class SoftHost:
         strict: bool = False,
         isolation: str | None = None,
         container: str | None = None,
+        no_iommu: bool = False,
     ) -> None:
         """Put a machine together.
 
@@ -77,16 +79,20 @@ class SoftHost:
         `ioas.soft.host.machine_file`); without either there is one edu. `capabilities` are names as `--cap` takes them
         ("sys_rawio", "CAP_IPC_LOCK"). `iommufd_test` turns on IOMMU_TEST_CMD. `isolation` is "strict" (default) or
         "kernel", `container` says who serves /dev/vfio/vfio: "vfio" (default), "iommufd", or "none" for a machine
-        without it; both override the machine file's.
+        without it; both override the machine file's. `no_iommu` makes a machine without an IOMMU, with VFIO in its
+        unsafe mode, whatever the file says.
 
         Raises UsageError: unknown model, option, capability, isolation or container, or a busy BDF; MachineError (a
         UsageError) with file and line for a wrong machine file.
         """
         description = _describe(devices, machine)
+        if no_iommu:
+            description = description.without_iommu()
         self.grants = parse_capabilities(capabilities)
         self.strict = strict
         policy = description.isolation if isolation is None else check_isolation(isolation)
-        self.system = System(policy)
+        self.system = System(policy, low_memory=not description.units)
+        self.system.unsafe_noiommu = description.unsafe_noiommu
         self._files = OpenFiles()
         self._watcher = Watcher()
         self._test = iommufd_test
@@ -191,7 +197,11 @@ class SoftHost:
         return self._files.context(self.system, number, test=self._test, vfio=vfio)
 
     def _make_tree(self) -> Tree:
-        vfio = {address: VfioNode(f"vfio{device.index}", *device.number) for address, device in self.devices.items()}
+        vfio = {
+            address: VfioNode(device.node, *device.number)
+            for address, device in self.devices.items()
+            if can_probe(self.system, device.function)
+        }
         misc = {"iommu": IOMMU_NUMBER}
         if self._container != "none":
             misc["vfio/vfio"] = CONTAINER_NUMBER

@@ -7,9 +7,12 @@ its bytes and leaves; so whoever unmaps waits for one piece at most. No lock of 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from ioas.errors import KernelError, UsageError
+from ioas.host import PAGE_SIZE
 from ioas.soft.iommu.types import FaultReason, FaultRecord, Prot
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ CHUNK = 1 << 16
 
 READ = int(Prot.READ)
 WRITE = int(Prot.WRITE)
+_T = TypeVar("_T")
 _Pieces = list[tuple[int, int]]
 
 
@@ -98,6 +102,8 @@ class DmaPort:
     def _read(self, iova: int, length: int, pasid: int | None) -> bytes:
         domain, epoch = self._begin(iova, pasid)
         try:
+            if domain is None:
+                return self._read_untranslated(iova, length)
             return self._memory.gather(_translate(domain, iova, length, READ))
         except KernelError:
             raise _FaultError(iova, "bus") from None
@@ -117,20 +123,49 @@ class DmaPort:
 
     def _scatter(self, domain: AnyDomain | None, iova: int, data: memoryview) -> None:
         """Write; before a fault what stands before it, as a bus that carries one page after the other would."""
+        if domain is None:
+            self._write_untranslated(iova, data)
+            return
         try:
             pieces = _translate(domain, iova, len(data), WRITE)
         except _FaultError as stopped:
             if stopped.iova > iova:
                 self._scatter(domain, iova, data[: stopped.iova - iova])
             raise
-        if domain is not None and domain.tracking:
+        if domain.tracking:
             domain.iotlb.mark(iova, len(data))
         self._memory.scatter(pieces, data)
+
+    def _read_untranslated(self, address: int, length: int) -> bytes:
+        """DMA by physical address. Raises _FaultError at the first byte that no memory answers for."""
+        read = self._requester.system.sightings.gather
+        try:
+            return read(address, length)
+        except KernelError:
+            return b"".join(self._answered(partial(read, at, size), at) for at, size in _pages(address, length))
+
+    def _write_untranslated(self, address: int, data: memoryview) -> None:
+        """The same, with what stands before that byte written."""
+        write = self._requester.system.sightings.scatter
+        try:
+            write(address, data)
+        except KernelError:
+            for at, size in _pages(address, len(data)):
+                self._answered(partial(write, at, data[at - address :][:size]), at)
+
+    @staticmethod
+    def _answered(access: Callable[[], _T], address: int) -> _T:
+        try:
+            return access()
+        except KernelError:
+            raise _FaultError(address, "bus") from None
 
     def _begin(self, iova: int, pasid: int | None) -> tuple[AnyDomain | None, int]:
         """Enter the epoch of the domain that is attached; no domain stands for untranslated DMA."""
         requester = self._requester
         if requester.unit is None:
+            if pasid is not None:
+                raise _FaultError(iova, "pasid")
             return None, 0
         domains = requester.domains
         while True:
@@ -199,6 +234,15 @@ def _outside(domain: AnyDomain, iova: int, length: int, need: int, force: bool) 
         return [(iova, length)]
     inside = last + 1 - iova
     return [*_translate(domain, iova, inside, need), (last + 1, length - inside)]
+
+
+def _pages(address: int, length: int) -> Iterator[tuple[int, int]]:
+    """The pieces of a range, each within a page."""
+    end = address + length
+    while address < end:
+        size = min(PAGE_SIZE - address % PAGE_SIZE, end - address)
+        yield address, size
+        address += size
 
 
 def _check(iova: int, length: int) -> None:

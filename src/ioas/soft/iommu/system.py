@@ -10,8 +10,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from ioas.errors import refuse
+from ioas.soft.iommu.taint import Taints
 from ioas.soft.iommu.types import FaultRecord
-from ioas.soft.memory import Accounting, Failures, Memory
+from ioas.soft.memory import Accounting, Failures, Memory, Sightings
 
 if TYPE_CHECKING:
     from ioas.soft.iommu.requester import Requester
@@ -33,14 +34,21 @@ class System:
     they must not call back into the machine.
     """
 
-    def __init__(self, isolation: Isolation = "strict") -> None:
+    def __init__(self, isolation: Isolation = "strict", *, low_memory: bool = False) -> None:
+        """`low_memory`: pages stand at the lowest physical addresses, for devices that put those on the bus."""
         self.lock = threading.RLock()
         self.attaching = threading.Lock()
         """Guards which domains are attached where; held for the time of a dict entry only."""
         self.failures = Failures()
-        self.memory = Memory(self.failures)
+        self.memory = Memory(self.failures, low=low_memory)
+        self.sightings = Sightings(self.memory)
         self.accounting = Accounting()
         self.units: list[Unit] = []
+        self.no_iommu: Unit | None = None
+        """What makes page tables for devices without an IOMMU, once there is one (`NoIommu.of`)."""
+        self.unsafe_noiommu = False
+        """VFIO takes devices without an IOMMU (the kernel's vfio.enable_unsafe_noiommu_mode)."""
+        self.taints = Taints()
         self.groups: dict[int, Group] = {}
         self.isolation: Isolation = isolation
         self.unsafe_interrupts: dict[str, bool] = dict.fromkeys(UNSAFE_INTERRUPTS, False)
@@ -52,11 +60,11 @@ class System:
         """Set the parameter of all modules that have it."""
         self.unsafe_interrupts.update(dict.fromkeys(UNSAFE_INTERRUPTS, allow))
 
-    def add_group(self) -> Group:
-        """A new, empty group with the lowest free id."""
+    def add_group(self, name: str = "") -> Group:
+        """A new, empty group with the lowest free id. `name`: for one that no IOMMU makes."""
         with self.lock:
             number = next(n for n in count() if n not in self.groups)
-            group = self.groups[number] = Group(self, number)
+            group = self.groups[number] = Group(self, number, name)
         return group
 
     def fault(self, record: FaultRecord) -> None:
@@ -69,9 +77,11 @@ class System:
 class Group:
     """Requesters that cannot be isolated from each other, and who owns their DMA."""
 
-    def __init__(self, system: System, number: int) -> None:
+    def __init__(self, system: System, number: int, name: str = "") -> None:
         self.system = system
         self.id = number
+        self.name = name
+        """What sysfs shows as its name: "vfio-noiommu" for one that VFIO makes of a device without an IOMMU."""
         self.requesters: list[Requester] = []
         self.owner: object | None = None
         self._claims = 0

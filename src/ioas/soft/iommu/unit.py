@@ -41,6 +41,9 @@ class Unit(ABC):
     `geometry` overrides the aperture that follows from the page tables.
     """
 
+    hardware: ClassVar[bool] = True
+    """Whether it is a piece of the machine: all are, but what stands for the lack of one (`NoIommu`)."""
+
     kind: ClassVar[str]
     """"vtd", "amd" or "mock"."""
     info_type: ClassVar[int]
@@ -82,7 +85,8 @@ class Unit(ABC):
         """A bitmap of the page sizes, in bytes, of a domain made without special wishes."""
         self.geometry = geometry or self._aperture(form)
         """The aperture of such a domain."""
-        system.units.append(self)
+        if self.hardware:
+            system.units.append(self)
 
     @property
     def remaps_interrupts(self) -> bool:

@@ -21,10 +21,10 @@ from ioas.soft.iommufd.ioas import (
     ioas_copy,
     ioas_iova_ranges,
     ioas_map,
-    ioas_noiommu_get_pa,
     ioas_unmap,
 )
 from ioas.soft.iommufd.nested import hwpt_invalidate
+from ioas.soft.iommufd.noiommu import ioas_noiommu_get_pa
 from ioas.soft.iommufd.options import option
 from ioas.soft.iommufd.process import ioas_change_process
 from ioas.soft.iommufd.veventq import veventq_alloc

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from errno import EINVAL, ENODEV, ENOTTY, EOPNOTSUPP
+from errno import EINVAL, ENODEV, ENOTTY, EOPNOTSUPP, EPERM
 from typing import TYPE_CHECKING
 
 from ioas.errors import UsageError, refuse
-from ioas.host import PAGE_SIZE, Caller
+from ioas.host import PAGE_SIZE, Caller, Capability
 from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Argument, Call, argument_of
@@ -95,11 +95,35 @@ def create_compat_ioas(context: Context) -> None:
     An IOAS is made first and given up if it is not wanted, so that ids go as they go in 7.3. Raises KernelError.
     """
     ioas = Ioas(context)
+    if context.no_iommu:
+        context.objects.abandon(ioas)
+        raise refuse(EINVAL, "the container has a group without an IOMMU, and those do not mix", "object", "container")
     if context.vfio_ioas is not None:
         context.objects.abandon(ioas)
         return
     context.vfio_ioas = ioas
     context.objects.publish(ioas)
+
+
+def set_no_iommu(context: Context) -> None:
+    """A group without an IOMMU comes into this container (iommufd_vfio_compat_set_no_iommu).
+
+    Raises KernelError(EINVAL) when it has a compatibility IOAS.
+    """
+    if context.vfio_ioas is not None:
+        ioas = context.vfio_ioas
+        raise refuse(EINVAL, f"the container maps by {ioas}, and the group has no IOMMU to map with", "object", ioas)
+    context.no_iommu = True
+
+
+def check_no_ioas(context: Context) -> None:
+    """Whether a device without an IOMMU may be opened by way of this container (vfio_df_group_open).
+
+    Raises KernelError(EPERM) when it has a compatibility IOAS: somebody expects translation.
+    """
+    if context.vfio_ioas is not None:
+        ioas = context.vfio_ioas
+        raise refuse(EPERM, f"the container maps by {ioas}, and nothing translates for the device", "object", ioas)
 
 
 def ioctl(context: Context, caller: Caller, request: int, argument: int | Buffer) -> int:
@@ -108,7 +132,7 @@ def ioctl(context: Context, caller: Caller, request: int, argument: int | Buffer
     if by_value is not None:
         if not isinstance(argument, int):
             raise UsageError(f"request {request:#x} takes a number, not a buffer")
-        return by_value(context, argument)
+        return by_value(context, caller, argument)
     handler = _BY_POINTER.get(request)
     if handler is None:
         raise refuse(ENOTTY, f"{request:#x} is not a request of iommufd or of a container", "request", f"{request:#x}")
@@ -116,19 +140,29 @@ def ioctl(context: Context, caller: Caller, request: int, argument: int | Buffer
     return 0
 
 
-def _get_api_version(context: Context, value: int) -> int:
+def _get_api_version(context: Context, caller: Caller, value: int) -> int:
     return VFIO_API_VERSION
 
 
-def _check_extension(context: Context, extension: int) -> int:
+def _check_extension(context: Context, caller: Caller, extension: int) -> int:
     """Follows iommufd_vfio_check_extension. Coherency wants a compatibility IOAS: ENODEV without."""
     if extension == VFIO_DMA_CC_IOMMU:
         return int(all(table.enforces_coherency for table in compat_ioas(context).tables))
+    if context.no_iommu and extension != VFIO_NOIOMMU_IOMMU:
+        return 0
     return _EXTENSIONS.get(extension, 0)
 
 
-def _set_iommu(context: Context, kind: int) -> int:
+def _set_iommu(context: Context, caller: Caller, kind: int) -> int:
     """Follows iommufd_vfio_set_iommu: type 1 in its first version may cut mappings, so it wants small pages."""
+    if context.no_iommu and kind == VFIO_NOIOMMU_IOMMU:
+        if not caller.capable(Capability.SYS_RAWIO):
+            raise refuse(EPERM, "a container of type 8 is for CAP_SYS_RAWIO only", "capability", "CAP_SYS_RAWIO")
+        return 0
+    if context.no_iommu:
+        raise refuse(
+            EINVAL, f"the container has a group without an IOMMU, which type {kind} is not for", "field", "type"
+        )
     if kind not in (VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU):
         raise refuse(EINVAL, f"IOMMU type {kind} is not one of 1 and 3", "field", "type")
     iopt = compat_ioas(context).iopt
@@ -239,7 +273,7 @@ def _page_sizes(iopt: IoPagetable) -> int:
     return max(sizes, iopt.alignment)
 
 
-_BY_VALUE: dict[int, Callable[[Context, int], int]] = {
+_BY_VALUE: dict[int, Callable[[Context, Caller, int], int]] = {
     VFIO_GET_API_VERSION: _get_api_version,
     VFIO_CHECK_EXTENSION: _check_extension,
     VFIO_SET_IOMMU: _set_iommu,

@@ -54,6 +54,8 @@ class Context:
         """What can be mapped through the file."""
         self.vfio_ioas: Ioas | None = None
         """The IOAS that stands for the container (IOMMU_VFIO_IOAS)."""
+        self.no_iommu = False
+        """A group without an IOMMU has come into it as into a container: no other comes in any more."""
         self.account_mode = AccountMode.MM if vfio else AccountMode.USER
         self._commands = TEST_COMMANDS if test else COMMANDS
         self._last = LAST_WITH_TEST if test else LAST

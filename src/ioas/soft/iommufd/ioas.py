@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from errno import EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW, EPERM
+from errno import EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
-from ioas.host import PAGE_SHIFT, PAGE_SIZE, AddressSpace, Caller, Capability
+from ioas.host import PAGE_SHIFT, PAGE_SIZE, AddressSpace, Caller
 from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Call
@@ -25,7 +25,6 @@ from ioas.uapi.iommufd import (
     iommu_ioas_copy,
     iommu_ioas_iova_ranges,
     iommu_ioas_map,
-    iommu_ioas_noiommu_get_pa,
     iommu_ioas_unmap,
 )
 
@@ -198,23 +197,6 @@ def unmap_range(iopt: IoPagetable, iova: int, length: int) -> Unmapped:
     except KernelError as error:
         return Unmapped(0, error)
     return iopt.unmap(iova, last)
-
-
-def ioas_noiommu_get_pa(call: Call[iommu_ioas_noiommu_get_pa]) -> None:
-    """IOMMU_IOAS_NOIOMMU_GET_PA. Follows iommufd_ioas_noiommu_get_pa; no device is without an IOMMU yet."""
-    command = call.command
-    if not call.caller.capable(Capability.SYS_RAWIO):
-        raise refuse(EPERM, "physical addresses are for CAP_SYS_RAWIO only", "capability", "CAP_SYS_RAWIO")
-    if command.flags or command.__reserved:
-        raise refuse(EOPNOTSUPP, "NOIOMMU_GET_PA knows no flags", "field", "flags")
-    if not command.length:
-        raise refuse(EINVAL, "length is 0", "field", "length")
-    if command.iova == ULONG_MAX:
-        raise _too_far()
-    ioas = call.context.objects.get(command.ioas_id, Ioas)
-    if ioas.iopt.areas.first(command.iova, command.iova) is None:
-        raise refuse(ENOENT, f"nothing is mapped at IOVA {command.iova:#x}", "address", command.iova)
-    raise refuse(EOPNOTSUPP, f"{ioas} serves no device without an IOMMU", "object", ioas)
 
 
 def _load_ranges(memory: AddressSpace, address: int, count: int) -> AllowedRanges:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ORDER_SHIFT = 34
 """Blocks of 2**order frames have numbers from ``order << ORDER_SHIFT``: room for 64 TiB in each order."""
+LOW_FRAMES = 1 << 16
+"""Frames below 256 MiB, which a device with 28 address lines reaches (edu has no more)."""
 RUN_LIMIT = 1 << 26
 """The most pages in one run: 256 GiB. Numbers stay below 2**39, addresses below 2**51 (the mock unit's width)."""
 
@@ -60,6 +62,56 @@ class Segment(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
 
 
+class LowFrames:
+    """Blocks of frame numbers below `LOW_FRAMES`: for machines whose devices put physical addresses on the bus.
+
+    Numbers come in chunks of 2 MiB. A chunk is divided into blocks of one size for good; larger blocks take several.
+    """
+
+    _CHUNK = 9
+
+    def __init__(self) -> None:
+        self._orders = [0] * (LOW_FRAMES >> self._CHUNK)
+        """By chunk, the order of its blocks; 0: it is free."""
+        self._orders[0] = self._CHUNK  # where a PC has its firmware's tables, and address 0
+        self._free: list[list[int]] = [[] for _ in range(self._CHUNK)]
+
+    def take(self, order: int) -> int:
+        """The first number of a block of 2**order (order 1 or more); 0 when there is none."""
+        if order >= self._CHUNK:
+            return self._take_chunks(order)
+        free = self._free[order]
+        if not free:
+            chunk = self._take_chunks(self._CHUNK)
+            if not chunk:
+                return 0
+            self._orders[chunk >> self._CHUNK] = order
+            free += range(chunk + (1 << self._CHUNK) - (1 << order), chunk - 1, -(1 << order))
+        return free.pop()
+
+    def give(self, base: int) -> None:
+        """Return the block that begins at `base`."""
+        chunk = base >> self._CHUNK
+        order = self._orders[chunk]
+        if order < self._CHUNK:
+            self._free[order].append(base)
+        else:
+            count = 1 << order - self._CHUNK
+            self._orders[chunk : chunk + count] = [0] * count
+
+    def base(self, pfn: int) -> int:
+        """The first frame number of the block that `pfn` belongs to."""
+        return pfn & -(1 << self._orders[pfn >> self._CHUNK])
+
+    def _take_chunks(self, order: int) -> int:
+        count = 1 << order - self._CHUNK
+        for chunk in range(0, len(self._orders) - count + 1, count):
+            if not any(self._orders[chunk : chunk + count]):
+                self._orders[chunk : chunk + count] = [order] * count
+                return chunk << self._CHUNK
+        return 0
+
+
 class FrameNumbers:
     """Gives out blocks of 2**order frame numbers, aligned to their size; recycles them. Not locked.
 
@@ -67,13 +119,19 @@ class FrameNumbers:
     somebody else's page, as on hardware, and tests notice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, low: LowFrames | None = None) -> None:
+        """`low`: what is given out first, but for page tables (order 0)."""
         self._fresh = [order << ORDER_SHIFT for order in range(32)]
-        self._fresh[0] = 1  # frame 0 stays unused: an address of 0 is a mistake
+        self._fresh[0] = LOW_FRAMES if low else 1  # frame 0 stays unused: an address of 0 is a mistake
         self._free: list[list[int]] = [[] for _ in range(32)]
+        self._low = low
 
     def take(self, order: int) -> int:
         """The first number of a block."""
+        if self._low and order:
+            base = self._low.take(order)
+            if base:
+                return base
         free = self._free[order]
         if free:
             return free.pop()
@@ -83,12 +141,16 @@ class FrameNumbers:
 
     def give(self, base: int) -> None:
         """Return the block that begins at `base`."""
-        self._free[base >> ORDER_SHIFT].append(base)
+        if self._low and base < LOW_FRAMES:
+            self._low.give(base)
+        else:
+            self._free[base >> ORDER_SHIFT].append(base)
 
-
-def block_base(pfn: int) -> int:
-    """The first frame number of the block that `pfn` belongs to."""
-    return pfn & -(1 << (pfn >> ORDER_SHIFT))
+    def base(self, pfn: int) -> int:
+        """The first frame number of the block that `pfn` belongs to."""
+        if pfn < LOW_FRAMES and self._low:
+            return self._low.base(pfn)
+        return pfn & -(1 << (pfn >> ORDER_SHIFT))
 
 
 def block_order(count: int, flip: int) -> int:

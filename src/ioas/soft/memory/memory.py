@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, Backing, PinSource
 from ioas.soft.memory.failures import Failures
-from ioas.soft.memory.frames import ORDER_SHIFT, FrameNumbers, Run, block_base
+from ioas.soft.memory.frames import LOW_FRAMES, ORDER_SHIFT, FrameNumbers, LowFrames, Run
 from ioas.soft.memory.held import Held
 from ioas.soft.memory.pages import Grip, Pages
 from ioas.soft.memory.spans import Span, count_out, grip_on
@@ -34,11 +34,12 @@ class Memory:
     Frames are numbers: the bytes stay in the backing. Only page tables have bytes of their own.
     """
 
-    def __init__(self, failures: Failures | None = None) -> None:
-        """`failures`: what makes allocations fail on request."""
+    def __init__(self, failures: Failures | None = None, *, low: bool = False) -> None:
+        """`failures`: what makes allocations fail on request. `low`: give pages the lowest frames that are free."""
         self._failures = failures or Failures()
         self._lock = threading.Lock()
-        self._numbers = FrameNumbers()
+        self._numbers = FrameNumbers(LowFrames() if low else None)
+        self._tables_from = LOW_FRAMES if low else 0
         self._backings: dict[Hashable, Pages] = {}
         self._runs: dict[int, Run] = {}
         self._tables: dict[int, memoryview] = {}
@@ -95,20 +96,23 @@ class Memory:
         view = memoryview(data).cast("B")
         self.scatter(((address, len(view)),), view)
 
-    def gather(self, pieces: Iterable[tuple[int, int]]) -> bytes:
-        """Read pieces (address, length) one after the other, joining neighbours of one backing. Raises as `read`."""
-        spans = self._spans(pieces)
+    def gather(self, pieces: Iterable[tuple[int, int]], *, tables: bool = True) -> bytes:
+        """Read pieces (address, length) one after the other, joining neighbours of one backing. Raises as `read`.
+
+        Without `tables` no memory answers where page tables stand.
+        """
+        spans = self._spans(pieces, tables)
         try:
             parts = [span.read() for span in spans]
         finally:
             self._leave(spans)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def scatter(self, pieces: Iterable[tuple[int, int]], data: memoryview) -> None:
-        """Write `data` to pieces (address, length) one after the other; raises as `read`, with nothing written
+    def scatter(self, pieces: Iterable[tuple[int, int]], data: memoryview, *, tables: bool = True) -> None:
+        """Write `data` to pieces (address, length) one after the other; raises as `gather`, with nothing written
         when a piece has no frame.
         """
-        spans = self._spans(pieces)
+        spans = self._spans(pieces, tables)
         done = 0
         try:
             for span in spans:
@@ -211,14 +215,14 @@ class Memory:
         if not pages:
             del self._backings[pages.key]
 
-    def _spans(self, pieces: Iterable[tuple[int, int]]) -> list[Span]:
+    def _spans(self, pieces: Iterable[tuple[int, int]], tables: bool) -> list[Span]:
         """Where the bytes of `pieces` stand; `_leave` must be called with the result."""
         spans: list[Span] = []
         with self._lock:
             try:
                 for address, length in pieces:
                     while length > 0:
-                        taken = self._span(spans, address, length)
+                        taken = self._span(spans, address, length, tables)
                         address += taken
                         length -= taken
             except KernelError:
@@ -226,15 +230,17 @@ class Memory:
                 raise
         return spans
 
-    def _span(self, spans: list[Span], address: int, length: int) -> int:
+    def _span(self, spans: list[Span], address: int, length: int, tables: bool) -> int:
         """Append, or add to the last span, what stands contiguously at `address`; return its length."""
         pfn = address >> PAGE_SHIFT
         offset = address & OFFSET_MASK
-        if pfn >> ORDER_SHIFT == 0:
+        if pfn >> ORDER_SHIFT == 0 and pfn >= self._tables_from:
             length = min(length, PAGE_SIZE - offset)
+            if not tables:
+                raise _no_memory(address)
             spans.append(Span(None, offset, length, self._table_bytes(pfn)))
             return length
-        run = self._runs.get(block_base(pfn))
+        run = self._runs.get(self._numbers.base(pfn))
         if run is None:
             raise _no_memory(address)
         index = (pfn - run.base) ^ run.flip

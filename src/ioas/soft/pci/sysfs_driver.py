@@ -56,10 +56,11 @@ class VfioPci:
         self,
         tree: Tree,
         functions: Mapping[str, Function],
+        bound: set[str],
         probe: Callable[[str], None],
         remove: Callable[[str], Callable[[], bool]],
     ) -> None:
-        """All `functions` (by BDF) are bound.
+        """Of `functions` (by BDF) those in `bound` are; all were to be (`driver_override`).
 
         `probe` makes the VFIO device of one; `remove` begins to take it away and returns what tells whether that is
         over, that is whether nobody has it open any more.
@@ -68,7 +69,7 @@ class VfioPci:
         self._functions = functions
         self._probe = probe
         self._remove = remove
-        self._bound = set(functions)
+        self._bound = bound
         self._overrides: dict[str, str] = dict.fromkeys(functions, NAME)
         self._ids: list[PciId] = []
         stores = {"bind": self._bind, "unbind": self._unbind, "new_id": self._add_id, "remove_id": self._remove_id}

@@ -41,6 +41,27 @@ def _add_membership(tree: Tree, function: Function) -> None:
     tree.link(f"{path_of(function)}/iommu_group", directory)
 
 
+def add_noiommu_group(tree: Tree, function: Function) -> None:
+    """Show the group that VFIO has made of a function without an IOMMU."""
+    directory = _group_of(function)
+    for name, text in (("name", b"vfio-noiommu\n"), ("reserved_regions", b"")):
+        tree.add(f"{directory}/{name}", Text(text))
+    tree.add(f"{directory}/type", Text(b"unknown\n", 0o644))
+    tree.link(f"{directory}/devices/{function.bdf}", path_of(function))
+    tree.link(f"{path_of(function)}/iommu_group", directory)
+
+
+def remove_noiommu_group(tree: Tree, function: Function) -> None:
+    """Show it no more."""
+    tree.remove(_group_of(function))
+    tree.remove(f"{path_of(function)}/iommu_group")
+
+
+def _group_of(function: Function) -> str:
+    group = function.requester.group
+    return f"/sys/kernel/iommu_groups/{group.id if group is not None else ''}"
+
+
 def _reserved_regions(function: Function) -> bytes:
     """The regions of all members of the function's group, each once, by address."""
     group = function.requester.group

@@ -13,6 +13,7 @@ from ioas.soft.pci.nodes import Text, Tree
 if TYPE_CHECKING:
     from ioas.soft.iommu import System
 
+UNSAFE_NOIOMMU = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 _FIRST = {"y": True, "Y": True, "t": True, "T": True, "1": True, "n": False, "N": False, "f": False, "F": False}
 _FIRST["0"] = False
 _SECOND = {"n": True, "N": True, "f": False, "F": False}
@@ -36,6 +37,15 @@ def serve_unsafe_interrupts(tree: Tree, system: System) -> None:
             partial(system.unsafe_interrupts.__getitem__, module),
             partial(system.unsafe_interrupts.__setitem__, module),
         )
+
+
+def serve_unsafe_noiommu(tree: Tree, system: System) -> None:
+    """The parameter of VFIO's unsafe mode: whether vfio-pci takes devices without an IOMMU."""
+
+    def change(value: bool) -> None:
+        system.unsafe_noiommu = value
+
+    serve_switch(tree, UNSAFE_NOIOMMU, lambda: system.unsafe_noiommu, change)
 
 
 def _truth(data: bytes) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ioas.errors import KernelError, UsageError, refuse
 from ioas.host import Caller
+from ioas.soft.vfio.noiommu import check_privilege
 from ioas.uapi.vfio import VFIO_API_VERSION, VFIO_CHECK_EXTENSION, VFIO_GET_API_VERSION, VFIO_SET_IOMMU
 
 if TYPE_CHECKING:
@@ -99,9 +100,11 @@ class Container:
     def attach(self, caller: Caller, group: VfioGroup) -> None:
         """Take a group in: its DMA is claimed, and it is served from now on (vfio_container_attach_group).
 
-        Raises KernelError, with nothing changed: EPERM when the DMA belongs to somebody else, or for groups with and
-        without an IOMMU in one container; and what the driver refuses.
+        Raises KernelError, with nothing changed: EPERM when the DMA belongs to somebody else, for groups with and
+        without an IOMMU in one container, or without an IOMMU and CAP_SYS_RAWIO; and what the driver refuses.
         """
+        if group.noiommu:
+            check_privilege(caller, f"group {group.name}")
         if self.groups and self._noiommu != group.noiommu:
             raise refuse(EPERM, "groups with and without an IOMMU do not mix in a container", "group", group.name)
         if not group.noiommu:
@@ -127,9 +130,14 @@ class Container:
             driver.release()
 
     def check_use(self, caller: Caller) -> None:
-        """Whether a device of its groups may be opened. Raises KernelError(EINVAL) before VFIO_SET_IOMMU."""
+        """Whether a device of its groups may be opened (vfio_group_use_container).
+
+        Raises KernelError: EINVAL before VFIO_SET_IOMMU; EPERM without an IOMMU and CAP_SYS_RAWIO.
+        """
         if self.driver is None:
             raise refuse(EINVAL, "VFIO_SET_IOMMU has not chosen a driver for the container yet", "object", "container")
+        if self._noiommu:
+            check_privilege(caller, "a container without an IOMMU")
 
     def _check_extension(self, extension: int) -> int:
         if self.driver is not None:
@@ -137,8 +145,12 @@ class Container:
         return next((found for driver in self._allowed() if (found := driver.knows(extension)) > 0), 0)
 
     def _allowed(self) -> list[type[IommuDriver]]:
-        """The drivers that suit the groups: every one, while there is none (vfio_iommu_driver_allowed)."""
-        return [one for one in self._drivers if not self.groups or one.serves_noiommu == self._noiommu]
+        """The drivers that suit the groups: every one, while there is none (vfio_iommu_driver_allowed).
+
+        That for groups without an IOMMU knows nothing at all unless VFIO is in its unsafe mode.
+        """
+        known = [one for one in self._drivers if self.system.unsafe_noiommu or not one.serves_noiommu]
+        return [one for one in known if not self.groups or one.serves_noiommu == self._noiommu]
 
     def _set_iommu(self, caller: Caller, kind: int) -> int:
         """Let the first driver that knows `kind` serve the groups (vfio_ioctl_set_iommu).

@@ -17,7 +17,7 @@ from errno import EINVAL, ENOSPC
 from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
-from ioas.soft.iommufd import Device
+from ioas.soft.iommufd import Device, bind_device
 from ioas.soft.vfio.config_hooks import (
     COMMAND,
     COMMAND_INTX_DISABLE,
@@ -31,6 +31,7 @@ from ioas.soft.vfio.dma_logging import DmaLog
 from ioas.soft.vfio.dmabuf import Exports
 from ioas.soft.vfio.irqs import Irqs
 from ioas.soft.vfio.migration import DeviceMigration
+from ioas.soft.vfio.noiommu import PREFIX, is_noiommu
 from ioas.soft.vfio.power import Power
 from ioas.soft.vfio.regions import MsixTable, mappable
 from ioas.soft.vfio.reset import reset_bus, reset_function
@@ -98,6 +99,16 @@ class VfioDevice:
         return str(self.function.bdf)
 
     @property
+    def noiommu(self) -> bool:
+        """Whether no IOMMU stands before it, so that VFIO has it in no-IOMMU mode."""
+        return is_noiommu(self.function)
+
+    @property
+    def node(self) -> str:
+        """The name of its cdev, such as "vfio0"."""
+        return f"{PREFIX if self.noiommu else ''}vfio{self.index}"
+
+    @property
     def below_port(self) -> bool:
         """Whether the function stands below a bridge, which can reset its bus."""
         return self.function.place.bus.port is not None
@@ -148,12 +159,13 @@ class VfioDevice:
         if self.opens and not by_group:
             raise refuse(EINVAL, "the device is bound through another file", "device", self.name)
         if not self.opens:
-            self._open_first(context)
+            self._open_first(context, by_group)
         self.opens += 1
 
-    def _open_first(self, context: Context | None) -> None:
-        if context is not None:
-            self.iommufd = Device.bind(context, self.function.requester)
+    def _open_first(self, context: Context | None, by_group: bool) -> None:
+        # vfio_df_iommufd_bind: without an IOMMU an iommufd in a container's place has nothing to do with the device
+        if context is not None and not (by_group and self.noiommu):
+            self.iommufd = bind_device(context, self.function.requester)
         self.context = context
         try:
             with self.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ioas.soft.vfio.container import IommuDriver
+from ioas.soft.vfio.noiommu_driver import NoIommuDriver
 from ioas.soft.vfio.type1 import Type1
 
-IOMMU_DRIVERS: tuple[type[IommuDriver], ...] = (Type1,)
+IOMMU_DRIVERS: tuple[type[IommuDriver], ...] = (Type1, NoIommuDriver)

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SIZE, Caller, File
 from ioas.soft.iommufd import Context
-from ioas.soft.iommufd.compat import compat_ioas, create_compat_ioas
+from ioas.soft.iommufd.compat import check_no_ioas, compat_ioas, create_compat_ioas, set_no_iommu
 from ioas.soft.vfio.argument import Argument, copy_in
 from ioas.soft.vfio.container import Container
 from ioas.soft.vfio.device_name import match
 from ioas.soft.vfio.group_device import GroupDevice
 from ioas.soft.vfio.hot_reset import GroupProof
+from ioas.soft.vfio.noiommu import GROUP_NAME, PREFIX, check_privilege
 from ioas.uapi import vfio as uapi
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ class VfioGroup:
         """`number`: the node's major and minor."""
         self.group = group
         self.number = number
-        self.name = str(group.id)
-        """The node's, below /dev/vfio."""
-        self.noiommu = False
+        self.noiommu = group.name == GROUP_NAME
         """No IOMMU stands before its function."""
+        self.name = f"{PREFIX if self.noiommu else ''}{group.id}"
+        """The node's, below /dev/vfio."""
         self.devices: list[VfioDevice] = []
         """Those that vfio-pci has, the latest first."""
         self.file: GroupFile | None = None
@@ -76,10 +77,13 @@ class VfioGroup:
     def check_open(self, caller: Caller) -> None:
         """Whether `caller` may open it now (vfio_group_fops_open).
 
-        Raises KernelError: ENODEV without functions; EBUSY when it is open, or a device is bound by its cdev.
+        Raises KernelError: ENODEV without functions; EPERM without an IOMMU and CAP_SYS_RAWIO; EBUSY when it is open,
+        or a device is bound by its cdev.
         """
         if self.gone:
             raise refuse(ENODEV, "vfio-pci has no function of the group any more", "group", self.name)
+        if self.noiommu:
+            check_privilege(caller, f"group {self.name}")
         if self._cdevs:
             names = ", ".join(device.name for device in self.devices if device.opens)
             raise refuse(EBUSY, f"{names} is bound by its cdev (/dev/vfio/devices)", "device", names)
@@ -100,7 +104,10 @@ class VfioGroup:
             file.attach(caller, self)
             self.container = file
         elif isinstance(file, Context):
-            create_compat_ioas(file)
+            if self.noiommu:
+                set_no_iommu(file)
+            else:
+                create_compat_ioas(file)
             file.get()
             self.iommufd = file
         else:
@@ -118,17 +125,21 @@ class VfioGroup:
     def use(self, caller: Caller, device: VfioDevice) -> None:
         """Open `device` for one more file (vfio_df_group_open).
 
-        Raises KernelError: EINVAL without a container, or before VFIO_SET_IOMMU; EPERM when the DMA belongs to another.
+        Raises KernelError: EINVAL without a container, or before VFIO_SET_IOMMU; EPERM when the DMA belongs to another,
+        or without an IOMMU and CAP_SYS_RAWIO.
         """
         if not self.has_iommu:
             raise refuse(EINVAL, "the group is in no container (VFIO_GROUP_SET_CONTAINER)", "group", self.name)
         first = not device.opens
+        if first and self.noiommu and self.iommufd is not None:
+            check_privilege(caller, f"group {self.name}")
+            check_no_ioas(self.iommufd)
         if self.container is not None and first:
             self.container.check_use(caller)
         device.open(self.iommufd, by_group=True)
         if self.container is not None and first:
             self._users += 1
-        if self.iommufd is not None and first:
+        if self.iommufd is not None and first and not self.noiommu:
             try:
                 device.attach(compat_ioas(self.iommufd).id, None)
             except KernelError:
