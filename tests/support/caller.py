@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from errno import EBADF, EBADFD, EFAULT, EINVAL
 from itertools import count
 from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
-from ioas.host import PAGE_SHIFT, PAGE_SIZE, Capability, EventFd, File, Pin
+from ioas.host import PAGE_SHIFT, PAGE_SIZE, Capability, DeviceMapping, EventFd, File, Pin
 from tests.support.ram import Patchwork, Ram, RamPin
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class FakeMemory:
         self.pinned_pages = 0
         self.locked_pages = 0
         self.alive = True
+        self.devices: list[DeviceMapping] = []
+        """Device files that are mapped, by address."""
         self._pages: dict[int, tuple[Ram, int, bool]] = {}
         self._next = 0x7F00_0000_0000
 
@@ -66,6 +68,15 @@ class FakeMemory:
 
     def memlock_limit(self) -> int | None:
         return self.memlock
+
+    def device_memory(self, start: int, end: int) -> Sequence[DeviceMapping]:
+        found = []
+        for one in self.devices:
+            low, high = max(start, one.address), min(end, one.address + one.length)
+            if low < high:
+                moved = one.offset + low - one.address
+                found.append(DeviceMapping(low, high - low, one.file, moved, one.writable))
+        return found
 
     def _page(self, address: int, write: bool) -> tuple[Ram, int]:
         found = self._pages.get(address >> PAGE_SHIFT) if self.alive else None

@@ -16,7 +16,7 @@ import mmap
 import os
 import resource
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from errno import EFAULT
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from ioas.host.local_windows import (
     unmap,
 )
 from ioas.host.maps import Maps, Vma, page_order
-from ioas.host.seam import PAGE_SHIFT, Extent, Pin
+from ioas.host.seam import PAGE_SHIFT, DeviceMapping, Extent, Pin
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -99,6 +99,10 @@ class LocalMemory:
         """RLIMIT_MEMLOCK in bytes; None for no limit."""
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
         return None if limit == resource.RLIM_INFINITY else limit
+
+    def device_memory(self, start: int, end: int) -> Sequence[DeviceMapping]:
+        """Nothing: device memory has no address in a program that calls by itself."""
+        return ()
 
     def read(self, address: int, length: int) -> bytes:
         """Copy in. Raises KernelError(EFAULT)."""

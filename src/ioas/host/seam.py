@@ -168,6 +168,17 @@ class PinSource(Protocol):
         ...
 
 
+class DeviceMapping(NamedTuple):
+    """A stretch of an address space that shows a device's memory: `length` bytes of `file` from byte `offset`."""
+
+    address: int
+    length: int
+    file: File
+    """The host's file that was mapped."""
+    offset: int
+    writable: bool
+
+
 class AddressSpace(PinSource, Protocol):
     """A caller's memory (the kernel's mm). One object for each address space, shared by its threads."""
 
@@ -186,6 +197,10 @@ class AddressSpace(PinSource, Protocol):
 
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK of the process in bytes; None for no limit."""
+        ...
+
+    def device_memory(self, start: int, end: int) -> Sequence[DeviceMapping]:
+        """What of `start` to `end` (exclusive) shows memory of this host's devices, by address; it cannot be pinned."""
         ...
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+from collections.abc import Sequence
 from errno import EFAULT, EOPNOTSUPP
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ioas.errors import UsageError, refuse
-from ioas.host import PAGE_SIZE, Pin
+from ioas.host import PAGE_SIZE, DeviceMapping, Pin
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -39,6 +40,10 @@ class KernelMemory:
         """RLIMIT_MEMLOCK in bytes; None for no limit."""
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
         return None if limit == resource.RLIM_INFINITY else limit
+
+    def device_memory(self, start: int, end: int) -> Sequence[DeviceMapping]:
+        """Nothing: device memory has no address in a program that calls by itself."""
+        return ()
 
     def read(self, address: int, length: int) -> bytes:
         """Copy in. Raises KernelError(EFAULT) unless all of it is there."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 import itertools
 import os
 import resource
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from errno import EFAULT
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
-from ioas.host import Pin
+from ioas.host import DeviceMapping, Pin
 from ioas.host.maps import Maps
 from ioas.run.kernel import Transfer
 
@@ -172,6 +172,10 @@ class Space:
         except OSError:
             return None
         return None if limit == resource.RLIM_INFINITY else limit
+
+    def device_memory(self, start: int, end: int) -> Sequence[DeviceMapping]:
+        """The mapped BARs of a range."""
+        return self._pinner.device_memory(self, start, end)
 
     def pin(self, start: int, count: int, write: bool) -> Pin:
         """Pin `count` pages from page-aligned `start`. Raises KernelError(EFAULT) for holes and permissions."""

@@ -24,12 +24,12 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from errno import EFAULT, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
-from ioas.host import PAGE_SHIFT, PAGE_SIZE, Extent
+from ioas.host import PAGE_SHIFT, PAGE_SIZE, DeviceMapping, Extent, File
 from ioas.host.maps import Vma, page_order
 from ioas.run.buffers import Buffers, Memory
 from ioas.run.memory import AddressBacking, Space
@@ -58,12 +58,27 @@ class Pinner:
         self._by_address = by_address
         self._map_files = may_use_map_files()
         self._unreachable: set[tuple[int, int, bool]] = set()
-        self.devices: Container[tuple[int, int]] = ()
-        """Files, by device and inode, that stand for devices: nothing of theirs can be pinned."""
+        self.devices: Mapping[tuple[int, int], File] = {}
+        """Device files that are mapped, by device and inode of what stands for them: nothing of it can be pinned."""
 
     def pin(self, space: Space, start: int, count: int, write: bool) -> HeldPin:
         """See `Space.pin`."""
         return self._pin_known(space, start, count, write) or self._pin_any(space, start, count, write)
+
+    def device_memory(self, space: Space, start: int, end: int) -> Sequence[DeviceMapping]:
+        """See `Space.device_memory`."""
+        try:
+            areas = space.maps.covering(start, end) if self.devices else []
+        except OSError:  # the process is gone
+            return []
+        found = []
+        for vma in areas:
+            file = self.devices.get((vma.device, vma.inode))
+            if file is not None:
+                low, high = max(vma.start, start), min(vma.end, end)
+                writable = bool(vma.protection & mmap.PROT_WRITE)
+                found.append(DeviceMapping(low, high - low, file, vma.file_offset(low), writable))
+        return found
 
     def _pin_known(self, space: Space, start: int, count: int, write: bool) -> HeldPin | None:
         """Quick: pages of one area that shows a file which is open already. None when it is not as simple as that."""

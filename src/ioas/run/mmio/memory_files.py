@@ -41,7 +41,7 @@ class MemoryFiles:
     """The files that stand for device files that have been mapped."""
 
     def __init__(self) -> None:
-        self.by_inode: dict[Inode, Windows] = {}
+        self.by_inode: dict[Inode, Mappable] = {}
         self._known: dict[Mappable, _Known] = {}
         self._fd = _check(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
 

@@ -208,5 +208,5 @@ class Mapper:
 
 
 def _map(domain: Domain, dma: Dma) -> None:
-    if dma.held is not None:
-        domain.map(dma.iova, dma.held.segments, 0, dma.size, dma.prot | int(Prot.CACHE))
+    segments = [segment for held in dma.held for segment in held.segments]
+    domain.map(dma.iova, segments, 0, dma.size, dma.prot | int(Prot.CACHE))

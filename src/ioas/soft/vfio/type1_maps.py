@@ -29,8 +29,8 @@ class Dma:
         self.prot = prot
         self.memory = memory
         self.bypass = bypass
-        self.held: Held | None = None
-        """The pinned pages."""
+        self.held: list[Held] = []
+        """The pinned pages, in order: more than one where device memory is among them."""
         self.locked = 0
         """How many of them are counted as locked: none of a device's own memory."""
         self.lost = False
