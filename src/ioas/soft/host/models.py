@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GROUP = "ioas.devices"
 
-_BUILT_IN = {"edu": "ioas.devices.edu:Edu"}
+_BUILT_IN = {"edu": "ioas.devices.edu:Edu", "testdev": "ioas.devices.testdev:TestDevice"}
 
 
 def model_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from ioas.soft.pci.address import Bdf
 from ioas.soft.pci.bars import Bar, BarKind, Rom
-from ioas.soft.pci.capabilities import Acs, Aer, Capability, Msi, Msix, Pasid, Pcie, PowerManagement
+from ioas.soft.pci.capabilities import Acs, Aer, BridgeSubsystem, Capability, Msi, Msix, Pasid, Pcie, PowerManagement
 from ioas.soft.pci.config import Config
 from ioas.soft.pci.dma import Dma
 from ioas.soft.pci.failure import Failure
@@ -24,6 +24,7 @@ __all__ = [
     "Bar",
     "BarKind",
     "Bdf",
+    "BridgeSubsystem",
     "Capability",
     "CharDevice",
     "Config",
