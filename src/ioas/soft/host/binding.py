@@ -13,6 +13,7 @@ from ioas.host import Caller, File
 from ioas.soft.pci import Tree, VfioNode
 from ioas.soft.pci.sysfs import add_vfio_device, remove_vfio_device
 from ioas.soft.pci.sysfs_driver import VfioPci
+from ioas.soft.pci.sysfs_host_drivers import HostDrivers
 from ioas.soft.pci.sysfs_messages import MessageNumbers
 from ioas.soft.vfio import DeviceSet
 from ioas.soft.vfio.noiommu import can_probe, check_privilege
@@ -35,15 +36,21 @@ class Binding:
         files: OpenFiles,
         nodes: DeviceNodes,
         groups: VfioGroups,
+        others: Mapping[str, str],
     ) -> None:
-        """Those of `devices` (by BDF) that vfio-pci takes are bound, and sysfs shows them already."""
+        """Those of `devices` (by BDF) that vfio-pci takes are bound, and sysfs shows them already.
+
+        `others`: the drivers of those that it does not want.
+        """
         self._tree = tree
         self._devices = devices
         self._files = files
         self._nodes = nodes
         self._groups = groups
         self._sets: dict[int, DeviceSet] = {}
-        self._bound = {bdf for bdf, device in devices.items() if can_probe(device.system, device.function)}
+        self._bound = {
+            bdf for bdf, device in devices.items() if bdf not in others and can_probe(device.system, device.function)
+        }
         numbers = MessageNumbers(tree)
         for bdf, device in devices.items():
             device.on_messages = partial(numbers.changed, device.function)
@@ -51,7 +58,8 @@ class Binding:
                 self._join(device)
                 self._add_node(device)
         functions = {bdf: device.function for bdf, device in devices.items()}
-        VfioPci(tree, functions, set(self._bound), self._probe, self._remove)
+        drivers = HostDrivers(tree, functions, others)
+        VfioPci(tree, functions, set(self._bound), self._probe, self._remove, drivers)
 
     def _probe(self, bdf: str) -> None:
         """The driver has got a function: its device takes the lowest free index, as any new one does.

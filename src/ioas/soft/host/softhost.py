@@ -106,7 +106,7 @@ class SoftHost:
         self.tree = self._make_tree()
         self._nodes = self._make_nodes()
         groups = VfioGroups(self.tree, self._nodes, self._files)
-        Binding(self.tree, self.devices, self._files, self._nodes, groups)
+        Binding(self.tree, self.devices, self._files, self._nodes, groups, self._assembly.others)
         self._closed = False
         self._pid = os.getpid()
 
@@ -170,10 +170,14 @@ class SoftHost:
         self.close()
 
     def _bind_all(self) -> dict[str, VfioDevice]:
-        """Every endpoint under vfio-pci."""
+        """A VFIO device for every endpoint; those that vfio-pci has from the start have the first numbers."""
+        others = self._assembly.others
+        order = sorted(self.functions, key=lambda address: (address in others, address))
         return {
-            address: VfioDevice(self.system, function, index, (CDEV_MAJOR, index), self._watcher)
-            for index, (address, function) in enumerate(self.functions.items())
+            address: VfioDevice(
+                self.system, function, order.index(address), (CDEV_MAJOR, order.index(address)), self._watcher
+            )
+            for address, function in self.functions.items()
         }
 
     def _make_nodes(self) -> DeviceNodes:
@@ -200,7 +204,7 @@ class SoftHost:
         vfio = {
             address: VfioNode(device.node, *device.number)
             for address, device in self.devices.items()
-            if can_probe(self.system, device.function)
+            if address not in self._assembly.others and can_probe(self.system, device.function)
         }
         misc = {"iommu": IOMMU_NUMBER}
         if self._container != "none":
