@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, Capability, DeviceMapping, EventFd, File, Pin
+from ioas.host.local_files import LocalEventFd
 from tests.support.ram import Patchwork, Ram, RamPin
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class FakeCaller:
         raise refuse(EINVAL if found or fd in self.foreign else EBADF, "no memfd", "file", fd)
 
     def eventfd(self, fd: int) -> EventFd:
-        raise refuse(EBADF, "no eventfd", "file", fd)
+        return LocalEventFd(fd)  # a real one, of this process
 
     def install(self, file: File | FakeFile, cloexec: bool = True) -> int:
         fd = next(number for number in count(3) if number not in self.files and number not in self.foreign)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from ioas.host import Capability, File, Host
@@ -39,6 +39,11 @@ class Machine(Host, Protocol):
     @property
     def devices(self) -> Mapping[str, VfioDevice]:
         """The functions under vfio-pci, by BDF."""
+        ...
+
+    @property
+    def arrivals(self) -> list[Callable[[Function], None]]:
+        """Called with each virtual function that appears."""
         ...
 
     @property

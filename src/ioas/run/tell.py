@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ioas.run.machine import Machine
     from ioas.soft.iommu import FaultRecord, Requester
+    from ioas.soft.pci import Function
 
 _REASONS = {
     "blocked": "the device is attached to no address space",
@@ -50,17 +51,21 @@ class CountedPort(DmaPort):
 
 def listen(machine: Machine, reporter: Reporter) -> None:
     """Have `reporter` told of models that fail, of DMA that the IOMMU stops and, for a summary, of what passes."""
-    for function in machine.functions.values():
+
+    def follow(function: Function) -> None:
         function.guard.listeners.remove(failure.log)
         function.guard.listeners.append(reporter.model_failed)
+        if reporter.summary:
+            function.requester.dma = CountedPort(function.requester, reporter)
+
+    for function in machine.functions.values():
+        follow(function)
+    machine.arrivals.append(follow)
     machine.system.on_fault.append(lambda record: reporter.fault(*describe_fault(record)))
     taints = machine.system.taints
     taints.on_taint.append(reporter.tainted)
     for taint in taints.record:
         reporter.tainted(taint)
-    if reporter.summary:
-        for function in machine.functions.values():
-            function.requester.dma = CountedPort(function.requester, reporter)
 
 
 def describe_fault(record: FaultRecord) -> tuple[str, str]:

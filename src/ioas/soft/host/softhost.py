@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from errno import ENODEV, ENOENT
 
 from ioas.errors import UsageError, refuse
@@ -22,8 +22,9 @@ from ioas.soft.host.files import OpenFiles
 from ioas.soft.host.groups import VfioGroups
 from ioas.soft.host.machine_file import load_machine
 from ioas.soft.host.nodes import DeviceNodes, Node
+from ioas.soft.host.virtual import VirtualFunctions
 from ioas.soft.iommu import System
-from ioas.soft.pci import Failure, Function, Tree, VfioNode, build_sysfs
+from ioas.soft.pci import Failure, Function, Tree, VfioNode, VirtualFunction, build_sysfs
 from ioas.soft.vfio import IOMMU_DRIVERS, VfioDevice, Watcher
 from ioas.soft.vfio.noiommu import can_probe
 
@@ -47,10 +48,10 @@ class SoftHost:
 
     system: System
     """Units, groups, memory and accounting of the machine."""
-    functions: Mapping[str, Function]
-    """PCI functions by BDF, such as "0000:01:00.0"; endpoints that a program can open, not root ports."""
     devices: Mapping[str, VfioDevice]
-    """The same functions under vfio-pci, by BDF."""
+    """The functions under vfio-pci, by BDF."""
+    arrivals: list[Callable[[Function], None]]
+    """Called with each virtual function that appears."""
     failures: deque[Failure]
     """Models that raised in their own code, oldest first (the last 256)."""
     tree: Tree
@@ -97,21 +98,28 @@ class SoftHost:
         self._watcher = Watcher()
         self._test = iommufd_test
         self._assembly: Assembly = assemble(self.system, description)
-        self.functions = self._assembly.topology.functions
+        self.arrivals = [self._follow]
         self.failures = deque(maxlen=_FAILURES_KEPT)
         for function in self.functions.values():
-            function.guard.listeners.append(self.failures.append)
-        self.devices = self._bind_all()
+            self._follow(function)
+        bound = self._bind_all()
+        self.devices = bound
         self._container = description.container if container is None else check_container(container)
         self.tree = self._make_tree()
         self._nodes = self._make_nodes()
         groups = VfioGroups(self.tree, self._nodes, self._files)
-        Binding(self.tree, self.devices, self._files, self._nodes, groups, self._assembly.others)
+        binding = Binding(self.tree, bound, self._files, self._nodes, groups)
+        VirtualFunctions(self._assembly.topology, self.tree, binding, self._arrived)
         self._closed = False
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {', '.join(map(str, self.functions.values())) or 'no devices'}>"
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """PCI functions by BDF, such as "0000:01:00.0"; endpoints that a program can open, not root ports."""
+        return self._assembly.topology.functions
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -169,15 +177,20 @@ class SoftHost:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _follow(self, function: Function) -> None:
+        function.guard.listeners.append(self.failures.append)
+
+    def _arrived(self, function: VirtualFunction) -> VfioDevice:
+        """The device of a virtual function that has appeared."""
+        for listener in self.arrivals:
+            listener(function)
+        return VfioDevice(self.system, function, 0, (CDEV_MAJOR, 0), self._watcher)
+
     def _bind_all(self) -> dict[str, VfioDevice]:
-        """A VFIO device for every endpoint; those that vfio-pci has from the start have the first numbers."""
-        others = self._assembly.others
-        order = sorted(self.functions, key=lambda address: (address in others, address))
+        """Every endpoint under vfio-pci."""
         return {
-            address: VfioDevice(
-                self.system, function, order.index(address), (CDEV_MAJOR, order.index(address)), self._watcher
-            )
-            for address, function in self.functions.items()
+            address: VfioDevice(self.system, function, index, (CDEV_MAJOR, index), self._watcher)
+            for index, (address, function) in enumerate(self.functions.items())
         }
 
     def _make_nodes(self) -> DeviceNodes:
@@ -204,7 +217,7 @@ class SoftHost:
         vfio = {
             address: VfioNode(device.node, *device.number)
             for address, device in self.devices.items()
-            if address not in self._assembly.others and can_probe(self.system, device.function)
+            if can_probe(self.system, device.function)
         }
         misc = {"iommu": IOMMU_NUMBER}
         if self._container != "none":

@@ -2,7 +2,18 @@
 
 from ioas.soft.pci.address import Bdf
 from ioas.soft.pci.bars import Bar, BarKind, Rom
-from ioas.soft.pci.capabilities import Acs, Aer, BridgeSubsystem, Capability, Msi, Msix, Pasid, Pcie, PowerManagement
+from ioas.soft.pci.capabilities import (
+    Acs,
+    Aer,
+    BridgeSubsystem,
+    Capability,
+    Msi,
+    Msix,
+    Pasid,
+    Pcie,
+    PowerManagement,
+    SrIov,
+)
 from ioas.soft.pci.config import Config
 from ioas.soft.pci.dma import Dma
 from ioas.soft.pci.failure import Failure
@@ -17,6 +28,7 @@ from ioas.soft.pci.resets import ResetMethod
 from ioas.soft.pci.sysfs import VfioNode, build_sysfs
 from ioas.soft.pci.timers import ManualTimers, Timer, Timers
 from ioas.soft.pci.topology import Topology
+from ioas.soft.pci.virtual import VirtualFunction
 
 __all__ = [
     "Acs",
@@ -51,11 +63,13 @@ __all__ = [
     "Register",
     "ResetMethod",
     "Rom",
+    "SrIov",
     "Text",
     "Timer",
     "Timers",
     "Topology",
     "Tree",
     "VfioNode",
+    "VirtualFunction",
     "build_sysfs",
 ]

@@ -76,6 +76,11 @@ class Bar:
         return Ram(self.index, offset, size)
 
     @property
+    def extent(self) -> int:
+        """Bytes of address space that it takes."""
+        return self.size
+
+    @property
     def is_io(self) -> bool:
         """Whether the window is in I/O space."""
         return self.kind == "io"

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ioas.soft.pci.ram import Ram, RamPages
     from ioas.soft.pci.timers import Timer, Timers
     from ioas.soft.pci.topology import Bus
+    from ioas.soft.pci.virtual import VirtualFunction
 
 C = TypeVar("C", bound=Capability)
 INCIDENTS_KEPT = 256
@@ -83,6 +84,8 @@ class Function:
     rom: ClassVar[Rom | None] = None
     migrates: Migration | None = None
     """How its state can be taken elsewhere; None: it cannot."""
+    has_command_memory: ClassVar[bool] = True
+    """Whether the command register turns memory decoding on and off: that of virtual functions does not."""
 
     lock: threading.RLock
     config: Config
@@ -103,6 +106,8 @@ class Function:
     """Whether it does anything of its own accord."""
     running_timers: list[ModelTimer]
     """What `after` has under way; each takes itself out."""
+    virtual_functions: list[VirtualFunction]
+    """Those that have appeared, of a function with SR-IOV."""
 
     _declared: ClassVar[Declaration] = Declaration()
 
@@ -112,7 +117,7 @@ class Function:
 
     def __init__(self, /, **options: OptionValue) -> None:
         """Raises UsageError naming the model, the option and what is allowed."""
-        self.lock = threading.RLock()
+        self.lock = self._make_lock()
         self.option_values = option_values(self.model or type(self).__name__, self._declared.options, options)
         self.register_values = {each.name: each.initial for each in self._declared.registers}
         self.ram_pages = {}
@@ -126,6 +131,7 @@ class Function:
         self._place: Place | None = None
         self._requester: Requester | None = None
         self.running_timers = []
+        self.virtual_functions = []
         self._fill_header()
         self._capabilities = capability_list.link(self, self.capabilities)
         self.interrupts = Interrupts(self)
@@ -150,25 +156,39 @@ class Function:
         return self._declared
 
     @classmethod
+    def declared_bars(cls) -> Sequence[Bar | None]:
+        """As `bars`, of the class."""
+        return cls._declared.bars
+
+    def _make_lock(self) -> threading.RLock:
+        return threading.RLock()
+
+    @classmethod
     def _is_express(cls) -> bool:
         return any(isinstance(each, Pcie) for each in cls.capabilities)
 
     def _fill_header(self) -> None:
-        header.declare_common(
-            self.config, self.vendor_id, self.device_id, self.revision_id, self.class_code, self._header_kind
-        )
+        self._declare_identity()
         self._declare_specific_header()
         if self.interrupt_pin:
             self.config.declare(header.INTERRUPT_PIN, 1, self.interrupt_pin)
         if self.capabilities:
             self.config.declare(header.CAPABILITIES, 1, 0x40 if any(not c.extended for c in self.capabilities) else 0)
             self.config.declare(header.STATUS, 2, header.STATUS_CAPABILITIES, clearable=header.STATUS_ERRORS)
-        for bar in [*self.bars, self.rom]:
-            if bar is not None:
-                bar.install(self.config)
+        self._install_bars()
         self.config.watch(header.COMMAND, 2, lambda: self.interrupts.reconsider())
 
     _header_kind: ClassVar[int] = 0
+
+    def _declare_identity(self) -> None:
+        header.declare_common(
+            self.config, self.vendor_id, self.device_id, self.revision_id, self.class_code, self._header_kind
+        )
+
+    def _install_bars(self) -> None:
+        for bar in [*self.bars, self.rom]:
+            if bar is not None:
+                bar.install(self.config)
 
     def _declare_specific_header(self) -> None:
         header.declare_type0(self.config, self.subsystem_vendor_id, self.subsystem_id)

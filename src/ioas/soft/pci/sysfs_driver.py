@@ -1,7 +1,7 @@
 """The vfio-pci driver in sysfs: bind, unbind, new_id, driver_override (drivers/base/bus.c, pci-driver.c; 7.3).
 
-What is written there takes functions from vfio-pci and gives them to it; the machine's other drivers are
-`sysfs_host_drivers`'. `ioas.soft.host` says what becomes of the VFIO device.
+What is written there takes functions from vfio-pci and gives them to it. No other driver of the machine wants an
+endpoint, so one that is not bound has none. `ioas.soft.host` says what becomes of the VFIO device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import NamedTuple
 from ioas.soft.pci.function import Function
 from ioas.soft.pci.nodes import Text, Tree
 from ioas.soft.pci.sysfs_function import path_of, show_uevent
-from ioas.soft.pci.sysfs_host_drivers import HostDrivers
 
 NAME = "vfio-pci"
 _DRIVER = f"/sys/bus/pci/drivers/{NAME}"
@@ -60,21 +59,18 @@ class VfioPci:
         bound: set[str],
         probe: Callable[[str], None],
         remove: Callable[[str], Callable[[], bool]],
-        others: HostDrivers,
     ) -> None:
-        """Of `functions` (by BDF) those in `bound` are; all were to be (`driver_override`), but those of `others`.
+        """Of `functions` (by BDF) those in `bound` are; all were to be (`driver_override`).
 
         `probe` makes the VFIO device of one; `remove` begins to take it away and returns what tells whether that is
         over, that is whether nobody has it open any more.
         """
         self._tree = tree
-        self._functions = functions
+        self._functions = dict(functions)
         self._probe = probe
         self._remove = remove
         self._bound = bound
-        self._others = others
-        self._overrides: dict[str, str] = dict.fromkeys(functions.keys() - others.elsewhere, NAME)
-        others.share(self._overrides.get, bound.__contains__)
+        self._overrides: dict[str, str] = dict.fromkeys(functions, NAME)
         self._ids: list[PciId] = []
         stores = {"bind": self._bind, "unbind": self._unbind, "new_id": self._add_id, "remove_id": self._remove_id}
         for name, store in stores.items():
@@ -87,10 +83,7 @@ class VfioPci:
         path = path_of(function)
         self._serve(f"{path}/driver_override", lambda data: self._set_override(bdf, data))
         self._text(f"{path}/driver_override").contents = lambda: f"{self._overrides.get(bdf, '(null)')}\n".encode()
-        self._text(f"{path}/uevent").contents = lambda: show_uevent(function, self._driver_of(bdf))
-
-    def _driver_of(self, bdf: str) -> str | None:
-        return NAME if bdf in self._bound else self._others.driver_of(bdf)
+        self._text(f"{path}/uevent").contents = lambda: show_uevent(function, NAME if bdf in self._bound else None)
 
     def _serve(self, path: str, store: Callable[[bytes], None]) -> None:
         self._text(path).write = store
@@ -106,7 +99,7 @@ class VfioPci:
         bdf = _name(data)
         if bdf not in self._functions or not self._takes(bdf):
             raise _error(errno.ENODEV, bdf)
-        if self._driver_of(bdf) is not None:
+        if bdf in self._bound:
             raise _error(errno.EBUSY, bdf)
         self._attach(bdf)
 
@@ -115,17 +108,35 @@ class VfioPci:
         bdf = _name(data)
         if bdf not in self._bound:
             raise _error(errno.ENODEV, bdf)
-        free = self._remove(bdf)
+        ended = self.begin_to_unbind(bdf)
+        if not ended():
+            raise InUse(ended)
+
+    def begin_to_unbind(self, bdf: str) -> Callable[[], bool]:
+        """Let go of a function, if the driver has it; what tells whether that is over, and completes it when it is."""
+        free = self._remove(bdf) if bdf in self._bound else None
 
         def ended() -> bool:
-            if bdf in self._bound and free():
+            if bdf in self._bound and free is not None and free():
                 self._bound.discard(bdf)
                 self._tree.remove(f"{_DRIVER}/{bdf}")
                 self._tree.remove(f"{path_of(self._functions[bdf])}/driver")
             return bdf not in self._bound
 
-        if not ended():
-            raise InUse(ended)
+        return ended
+
+    def add(self, bdf: str, function: Function, *, probe: bool) -> None:
+        """A virtual function has appeared, of a PF that the driver has: it gets it too (vfio_pci_bus_notifier)."""
+        self._functions[bdf] = function
+        self._overrides[bdf] = NAME
+        self._serve_function(bdf, function)
+        if probe:
+            self._attach(bdf)
+
+    def forget(self, bdf: str) -> None:
+        """A virtual function that has no driver disappears."""
+        del self._functions[bdf]
+        self._overrides.pop(bdf, None)
 
     def _probe_store(self, data: bytes) -> None:
         """drivers_probe_store: ENODEV when there is no such device; no driver's wanting it is no error."""
@@ -133,7 +144,6 @@ class VfioPci:
         if bdf not in self._functions:
             raise _error(errno.ENODEV, bdf)
         self._probe_unbound(bdf)
-        self._others.probe(bdf)
 
     def _set_override(self, bdf: str, data: bytes) -> None:
         """__device_set_driver_override: up to the newline; nothing clears it. What is bound stays bound."""
@@ -161,7 +171,7 @@ class VfioPci:
         self._ids.remove(removed)
 
     def _probe_unbound(self, bdf: str) -> None:
-        if self._driver_of(bdf) is None and self._takes(bdf):
+        if bdf not in self._bound and self._takes(bdf):
             self._attach(bdf)
 
     def _takes(self, bdf: str) -> bool:

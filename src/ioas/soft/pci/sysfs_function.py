@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ioas.soft.pci import header
 from ioas.soft.pci.bars import ROM_INDEX, Bar
-from ioas.soft.pci.capabilities import BridgeSubsystem, Pcie, pcie
+from ioas.soft.pci.capabilities import BridgeSubsystem, Pcie, SrIov, pcie
 from ioas.soft.pci.function import Function
 from ioas.soft.pci.nodes import Text, Tree
 from ioas.soft.pci.ports import RootPortWithoutAcs
@@ -24,7 +24,7 @@ _SIZEALIGN = 0x40000
 _MEMORY_64 = 0x100000
 
 _SRIOV_RESOURCES = 6
-"""Lines of `resource` between the ROM's and the bridge windows': BARs of virtual functions, none here."""
+"""Lines of `resource` between the ROM's and the bridge windows': the windows of virtual functions' BARs."""
 _POWER_STATES = ("D0", "D1", "D2", "D3hot")
 
 
@@ -62,6 +62,12 @@ def add_function(tree: Tree, function: Function, driver: str | None) -> None:
     tree.link(f"/sys/bus/pci/devices/{function.bdf}", path)
     if driver is not None:
         tree.link(f"{path}/driver", f"/sys/bus/pci/drivers/{driver}")
+
+
+def remove_function(tree: Tree, function: Function) -> None:
+    """Take the directory of `function`, which has no driver, away, and its link."""
+    tree.remove(f"/sys/bus/pci/devices/{function.bdf}")
+    tree.remove(path_of(function))
 
 
 def _line(value: str | Callable[[], str], mode: int) -> Text:
@@ -183,16 +189,25 @@ def _resource(function: Function) -> str:
     """Start, last and flags of each BAR, the ROM, and a bridge's windows; zeros for what is not there."""
     lines = [_bar_line(function, bar) for bar in function.bars]
     lines.append(_bar_line(function, function.rom))
-    lines += [(0, 0, 0)] * _SRIOV_RESOURCES
+    lines += _virtual_lines(function)
     if isinstance(function, RootPortWithoutAcs):
         lines += [*_window_lines(function), (0, 0, 0)]
     return "".join(f"{start:#018x} {last:#018x} {flags:#018x}\n" for start, last, flags in lines)
 
 
+def _virtual_lines(function: Function) -> list[tuple[int, int, int]]:
+    lines = [(0, 0, 0)] * _SRIOV_RESOURCES
+    if (placed := function.find(SrIov)) is not None:
+        for window in placed[0].windows(placed[1]):
+            start = window.address(function.config)
+            lines[window.index] = start, start + window.extent - 1, _flags(window)
+    return lines
+
+
 def _bar_line(function: Function, bar: Bar | None) -> tuple[int, int, int]:
     if bar is None:
         return 0, 0, 0
-    start = bar.address(function.config)
+    start = function.bar_address(bar.index)
     return start, start + bar.size - 1, _flags(bar)
 
 

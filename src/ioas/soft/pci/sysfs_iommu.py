@@ -13,13 +13,14 @@ from ioas.soft.pci.topology import Topology
 if TYPE_CHECKING:
     from ioas.soft.iommu import Unit
 
+_GROUPS, _UNITS = "/sys/kernel/iommu_groups", "/sys/devices/virtual/iommu"
 _VTD_ADDRESS, _VTD_SPACE = 0xFED90000, 0x1000
 """Where the registers of a machine's first VT-d unit lie on QEMU's q35; those of the next ones follow."""
 
 
 def add_iommu(tree: Tree, topology: Topology) -> None:
     """Add /sys/kernel/iommu_groups, /sys/class/iommu and the links between them and the functions."""
-    tree.directory("/sys/kernel/iommu_groups")
+    tree.directory(_GROUPS)
     tree.directory("/sys/class/iommu")
     functions = list(topology.everything())
     for unit in topology.system.units:
@@ -33,7 +34,7 @@ def _add_membership(tree: Tree, function: Function) -> None:
     group = function.requester.group
     if group is None:
         return
-    directory = f"/sys/kernel/iommu_groups/{group.id}"
+    directory = f"{_GROUPS}/{group.id}"
     if not group.requesters or group.requesters[0] is function.requester:
         tree.add(f"{directory}/reserved_regions", Text(lambda: _reserved_regions(function)))
         tree.add(f"{directory}/type", Text(b"DMA\n", 0o644))
@@ -75,16 +76,38 @@ def _reserved_regions(function: Function) -> bytes:
 
 
 def _add_unit(tree: Tree, unit: Unit, functions: Sequence[Function]) -> None:
-    path = f"/sys/devices/virtual/iommu/{unit.name}"
+    path = f"{_UNITS}/{unit.name}"
     for function in functions:
-        tree.link(f"{path}/devices/{function.bdf}", path_of(function))
-        tree.link(f"{path_of(function)}/iommu", path)
+        _link_to_unit(tree, path, function)
     directory, attributes = _DESCRIPTIONS[unit.kind](unit, functions)
     for name, value in attributes.items():
         tree.add(f"{path}/{directory}/{name}", Text(f"{value}\n".encode()))
     tree.link(f"{path}/subsystem", "/sys/class/iommu")
     tree.add(f"{path}/uevent", Text(b"", 0o644))
     tree.link(f"/sys/class/iommu/{unit.name}", path)
+
+
+def _link_to_unit(tree: Tree, path: str, function: Function) -> None:
+    tree.link(f"{path}/devices/{function.bdf}", path_of(function))
+    tree.link(f"{path_of(function)}/iommu", path)
+
+
+def add_to_iommu(tree: Tree, function: Function) -> None:
+    """Show the unit and the group of a function that has appeared."""
+    unit = function.requester.unit
+    if unit is not None and unit.kind in _DESCRIPTIONS:
+        _link_to_unit(tree, f"{_UNITS}/{unit.name}", function)
+    _add_membership(tree, function)
+
+
+def remove_from_iommu(tree: Tree, function: Function) -> None:
+    """Show them no more; the group goes with its last function."""
+    unit, group = function.requester.unit, function.requester.group
+    if unit is not None and unit.kind in _DESCRIPTIONS:
+        tree.remove(f"{_UNITS}/{unit.name}/devices/{function.bdf}")
+    if group is not None:
+        alone = group.requesters == [function.requester]
+        tree.remove(f"{_GROUPS}/{group.id}" if alone else f"{_GROUPS}/{group.id}/devices/{function.bdf}")
 
 
 Description = tuple[str, Mapping[str, str]]

@@ -37,6 +37,10 @@ class Bus:
         self.functions[devfn] = function
         self.functions = dict(sorted(self.functions.items()))
 
+    def remove(self, function: Function) -> None:
+        """Take `function` out."""
+        self.functions = {devfn: each for devfn, each in self.functions.items() if each is not function}
+
 
 class Topology:
     """All functions of a software machine.
@@ -56,6 +60,7 @@ class Topology:
         self.root = Bus(0, unit)
         self._buses: dict[int, Bus] = {0: self.root}
         self._units: dict[Function, Unit | None] = {}
+        self._groups: dict[Function, Group] = {}
         self._settled = False
         self._put(HostBridge(), self.root, Bdf(DOMAIN, 0, 0, 0), unit)
 
@@ -165,18 +170,31 @@ class Topology:
         windows.assign(self.root, [bus for bus in self.buses.values() if bus is not self.root])
         for function in self.everything():
             _enable(function)
-        self._make_groups()
-
-    def _make_groups(self) -> None:
-        groups: dict[Function, Group] = {}
         for function in self.everything():
-            group, unit = None, self._units[function]
-            if unit is not None:
-                group = isolation.shared_group(function, groups) or self.system.add_group()
-                groups[function] = group
-            function.requester = Requester(self.system, str(function.bdf), unit, group)
-            function.requester.page_requests = function.page_requests
-            pasids.set_up(function)
+            self._join_group(function)
+
+    def _join_group(self, function: Function) -> None:
+        """Give a function its requester, in a group with those that it cannot be kept apart from."""
+        group, unit = None, self._units[function]
+        if unit is not None:
+            group = isolation.shared_group(function, self._groups) or self.system.add_group()
+            self._groups[function] = group
+        function.requester = Requester(self.system, str(function.bdf), unit, group)
+        function.requester.page_requests = function.page_requests
+        pasids.set_up(function)
+
+    def arrive(self, function: Function, bdf: Bdf, physical: Function) -> None:
+        """A virtual function of `physical` appears at `bdf`, on the same bus, while the machine runs."""
+        self._put(function, physical.place.bus, bdf, self._units[physical])
+        self._join_group(function)
+
+    def depart(self, function: Function) -> None:
+        """A function disappears; nobody uses it any more."""
+        function.cancel_timers()
+        function.requester.remove()
+        function.place.bus.remove(function)
+        del self._units[function]
+        self._groups.pop(function, None)
 
     def close(self) -> None:
         """Stop the machine's time: nothing that models have under way happens any more. Idempotent."""

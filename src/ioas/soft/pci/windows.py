@@ -6,12 +6,13 @@ and prefetchable 32-bit), prefetchable 64-bit memory above 4 GiB, and I/O ports.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ioas.errors import UsageError
 from ioas.soft.pci import header
+from ioas.soft.pci.capabilities import SrIov
 
 if TYPE_CHECKING:
     from ioas.soft.pci.bars import Bar
@@ -75,7 +76,7 @@ def assign(root: Bus, buses: Iterable[Bus]) -> None:
                 _WRITERS[space](bus.port, window)
     for space, room in rooms.items():
         for function, bar in _requests(root, space):
-            bar.assign(function.config, room.take(bar.size, bar.size))
+            bar.assign(function.config, room.take(bar.extent, bar.size))
 
 
 def _requests(bus: Bus, space: Space) -> list[_Request]:
@@ -83,23 +84,28 @@ def _requests(bus: Bus, space: Space) -> list[_Request]:
     found = [
         _Request(function, bar)
         for function in bus.functions.values()
-        for bar in [*function.bars, function.rom]
+        for bar in [*function.bars, function.rom, *_windows_of_virtual(function)]
         if bar is not None and space_of(bar) == space
     ]
     return sorted(found, key=lambda request: -request.bar.size)
+
+
+def _windows_of_virtual(function: Function) -> Sequence[Bar]:
+    placed = function.find(SrIov)
+    return placed[0].windows(placed[1]) if placed is not None else ()
 
 
 def _fill(bus: Bus, space: Space, room: _Room) -> Window | None:
     requests = _requests(bus, space)
     if not requests:
         return None
-    length = sum(request.bar.size for request in requests)
+    length = sum(request.bar.extent for request in requests)
     length = length + room.granularity - 1 & ~(room.granularity - 1)
     start = room.take(length, max(room.granularity, requests[0].bar.size))
     address = start
     for function, bar in requests:
         bar.assign(function.config, address)
-        address += bar.size
+        address += bar.extent
     return Window(start, start + length - 1)
 
 

@@ -43,7 +43,9 @@ def _header(space: ConfigSpace, position: int, offset: int, data: bytes, masks: 
 
 def _reset_behind_us(space: ConfigSpace, value: int) -> bool:
     """Whether the hardware has lost enables or BARs that VFIO left there (a reset by some device register)."""
-    lost = value & space.command & ~space.hardware.get(COMMAND, 2) & (COMMAND_MEMORY | COMMAND_IO)
+    function = space.device.function
+    enables = COMMAND_IO | (COMMAND_MEMORY if function.has_command_memory else 0)
+    lost = value & space.command & ~space.hardware.get(COMMAND, 2) & enables
     return bool(lost) or any(
         bar and bar != space.hardware.get(0x10 + 4 * index, 4) for index, bar in enumerate(space.real_bars[:6])
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
 from ioas.soft.vfio import permissions as rules
-from ioas.soft.vfio.config_hooks import HOOKS
+from ioas.soft.vfio.config_hooks import COMMAND, COMMAND_MEMORY, HOOKS
 from ioas.soft.vfio.permissions import EXTENDED, HEADER_SIZE, STANDARD, Permissions, Rule
 
 if TYPE_CHECKING:
@@ -38,11 +38,21 @@ class ConfigSpace:
         self._copy(0, HEADER_SIZE)
         self.real_bars = [self.hardware.get(register, 4) for register in (*range(0x10, 0x28, 4), 0x30)]
         """What the hardware's BARs and ROM register hold, to be put back after a reset behind VFIO's back."""
+        if device.is_virtual:
+            self._complete_virtual()
         self._msi: Permissions | None = None
         self._walk()
         if self._has_extended():
             self._walk_extended()
         self.fix_bars()
+
+    def _complete_virtual(self) -> None:
+        """What a VF's own header does not tell: its ids, and that memory decoding is on. VFs have no INTx."""
+        function = self.device.function
+        self.virtual[0:4] = function.vendor_id.to_bytes(2, "little") + function.device_id.to_bytes(2, "little")
+        self.virtual[0x3D] = 0
+        if not function.has_command_memory:
+            self.command |= COMMAND_MEMORY
 
     @property
     def command(self) -> int:
@@ -136,6 +146,8 @@ class ConfigSpace:
         mask = int.from_bytes(masks.virtual[offset : offset + width], "little")
         own_value = int.from_bytes(self.virtual[position : position + width], "little")
         value = int.from_bytes(self.hardware.read(position, width), "little")
+        if position == COMMAND and not self.device.function.has_command_memory:
+            mask |= COMMAND_MEMORY
         return (value & ~mask | own_value & mask).to_bytes(width, "little")
 
     def _write_chunk(self, position: int, data: bytes) -> None:

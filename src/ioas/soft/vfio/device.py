@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
 from ioas.soft.iommufd import Device, bind_device
+from ioas.soft.pci import SrIov, VirtualFunction
+from ioas.soft.vfio import vf_token
 from ioas.soft.vfio.config_hooks import (
     COMMAND,
     COMMAND_INTX_DISABLE,
@@ -32,9 +34,10 @@ from ioas.soft.vfio.dmabuf import Exports
 from ioas.soft.vfio.irqs import Irqs
 from ioas.soft.vfio.migration import DeviceMigration
 from ioas.soft.vfio.noiommu import PREFIX, is_noiommu
-from ioas.soft.vfio.power import Power
+from ioas.soft.vfio.power import D3HOT, Power
 from ioas.soft.vfio.regions import MsixTable, mappable
 from ioas.soft.vfio.reset import reset_bus, reset_function
+from ioas.soft.vfio.vf_token import VfToken
 from ioas.soft.vfio.virqfd import Watcher
 
 if TYPE_CHECKING:
@@ -70,10 +73,18 @@ class VfioDevice:
         self.power = Power(self)
         self.irqs = Irqs(self)
         self.exports = Exports(self)
+        self.vf_token: VfToken | None = None
+        """Of a PF, while vfio-pci has it."""
+        self.physical: VfioDevice | None = None
+        """Of a VF: its PF's device, which vfio-pci had when the VF appeared."""
+        self.has_virtual = False
+        """Whether it has VFs: then it does not sleep."""
         function.guard.listeners.append(lambda failure: self.irqs.function_failed())
         self.migration = DeviceMigration(function)
         self.dma_log = DmaLog(function)
         self.ioeventfds: dict[IoEvent, Watch] = {}
+        self.may_be_mapped = False
+        """Whether somebody serves mappings of its BARs."""
         self.mappable_bars: frozenset[int] = frozenset()
         """BARs that programs may mmap: none, until somebody can serve the mappings (`allow_mmap`)."""
         self.msix_table = MsixTable()
@@ -109,6 +120,15 @@ class VfioDevice:
         return f"{PREFIX if self.noiommu else ''}vfio{self.index}"
 
     @property
+    def is_virtual(self) -> bool:
+        """Whether the function is a VF."""
+        return isinstance(self.function, VirtualFunction)
+
+    def renew_token(self) -> None:
+        """vfio-pci has got the function: a PF has a new token, which nobody knows."""
+        self.vf_token = VfToken() if self.function.find(SrIov) is not None else None
+
+    @property
     def below_port(self) -> bool:
         """Whether the function stands below a bridge, which can reset its bus."""
         return self.function.place.bus.port is not None
@@ -134,8 +154,10 @@ class VfioDevice:
 
     @property
     def memory_enabled(self) -> bool:
-        """Whether memory BARs may be touched: by the virtual command register, and not in D3hot."""
-        return self.power.state < 3 and self._config is not None and bool(self._config.command & COMMAND_MEMORY)
+        """Whether memory BARs may be touched: by the virtual command register, if that counts, and not in D3hot."""
+        if self._config is None or self.power.state >= D3HOT:
+            return False
+        return not self.function.has_command_memory or bool(self._config.command & COMMAND_MEMORY)
 
     @property
     def answers_mappings(self) -> bool:
@@ -143,11 +165,11 @@ class VfioDevice:
 
         Follows vfio_pci_vmf_insert_pfn (7.3): memory decoding is on, and the program has not asked for low power.
         """
-        power, config = self.power, self._config
-        return power.state < 3 and not power.engaged and config is not None and bool(config.command & COMMAND_MEMORY)
+        return not self.power.engaged and self.memory_enabled
 
     def allow_mmap(self) -> None:
         """Give BARs the MMAP flag: whoever opens the device can serve loads and stores."""
+        self.may_be_mapped = True
         self.mappable_bars = mappable(self)
 
     def open(self, context: Context | None, *, by_group: bool = False) -> None:
@@ -173,6 +195,7 @@ class VfioDevice:
         except BaseException:  # the group must not stay claimed
             self._release()
             raise
+        self._count_as_user(1)
 
     def close(self) -> None:
         """Undo one `open`; the last one undoes all that came after. `System.lock` is held.
@@ -182,6 +205,7 @@ class VfioDevice:
         self.opens -= 1
         if self.opens:
             return
+        self._count_as_user(-1)
         try:
             with self.lock:
                 self._disable()
@@ -201,12 +225,13 @@ class VfioDevice:
             self.group.unblock()
 
     def match_token(self, token: bytes | None) -> None:
-        """Whether the VF token that came with an open is the right one (vfio_pci_core_match_token_uuid).
+        """Whether the VF token that came with an open, if any, is the right one. Raises KernelError: EINVAL, EACCES."""
+        vf_token.check(self, token)
 
-        Raises KernelError(EINVAL): there is one and this is no function of SR-IOV.
-        """
-        if token is not None:
-            raise refuse(EINVAL, "a VF token is for functions of SR-IOV", "device", self.name)
+    def _count_as_user(self, change: int) -> None:
+        """Tell the PF that one of its VFs is open, or no more."""
+        if self.physical is not None and self.physical.vf_token is not None:
+            self.physical.vf_token.users += change
 
     def _release(self) -> None:
         """Give the iommufd back what it lent."""

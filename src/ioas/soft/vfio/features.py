@@ -1,8 +1,8 @@
 """VFIO_DEVICE_FEATURE (follows vfio_ioctl_device_feature and vfio_pci_core_ioctl_feature, 7.3).
 
-A plain vfio-pci device has the low-power features and exports its BARs as dma-bufs. Migration and DMA logging come with
-a model that declares them; without, they are ENOTTY, except that 7.3 answers EINVAL to MIG_PRECOPY_INFOv2. VF tokens
-are ENOTTY, as on a kernel whose device has none.
+A plain vfio-pci device has the low-power features and exports its BARs as dma-bufs; one with SR-IOV takes VF tokens.
+Migration and DMA logging come with a model that declares them; without, they are ENOTTY, except that 7.3 answers EINVAL
+to MIG_PRECOPY_INFOv2.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import refuse
 from ioas.host import EventFd
-from ioas.soft.vfio import dmabuf
+from ioas.soft.vfio import dmabuf, vf_token
 from ioas.soft.vfio.argument import Argument
 from ioas.soft.vfio.feature import GET, HEADER, PROBE, SET, Feature
 from ioas.soft.vfio.migration_features import MIGRATION_FEATURES
@@ -33,7 +33,7 @@ def feature(file: DeviceFile, argument: Argument, header: uapi.vfio_device_featu
         raise refuse(EINVAL, "GET and SET exclude each other except with PROBE", "field", "flags")
     number = flags & uapi.VFIO_DEVICE_FEATURE_MASK
     known = _FEATURES.get(number)
-    if known is None:
+    if known is None or (number == uapi.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN and file.device.vf_token is None):
         raise refuse(ENOTTY, "the device does not have this feature", "request", f"feature {number}")
     if known.needs & ~file.device.migration.flags:
         raise refuse(known.lacking, "the device's model does not migrate in this way", "request", f"feature {number}")
@@ -90,8 +90,16 @@ def _dma_buf(file: DeviceFile, argument: Argument) -> int:
     return dmabuf.export(file.device, argument, HEADER)
 
 
+def _set_vf_token(file: DeviceFile, argument: Argument) -> int:
+    uuid = argument.read(HEADER, vf_token.SIZE)
+    if (token := file.device.vf_token) is not None:
+        token.uuid = uuid
+    return 0
+
+
 _FEATURES = {
     **MIGRATION_FEATURES,
+    uapi.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN: Feature(SET, vf_token.SIZE, _set_vf_token),
     uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: Feature(SET, 0, _enter_low_power),
     uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: Feature(
         SET, end_of(uapi.vfio_device_low_power_entry_with_wakeup, "reserved"), _enter_with_wakeup

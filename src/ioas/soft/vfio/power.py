@@ -45,6 +45,8 @@ class Power:
         config = self._device.function.config
         if start is None or state == self.state or not self._possible(state, config.get(start + 2, 2)):
             return
+        if state > D0 and self._device.has_virtual:
+            return  # EBUSY within the kernel, which nobody is told
         control = config.get(start + _CONTROL, 2)
         loses = not control & _NO_SOFT_RESET
         if state == D3HOT and loses:
