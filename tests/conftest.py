@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,13 @@ from tests.support import lanes
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     lanes.required()  # a misspelt lane ends the session at once
+
+
+def pytest_configure() -> None:
+    """Let programs be interrupted as usual: nohup, and shells that start something behind, have signals ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -273,6 +273,12 @@ class OutOfRange(KernelError):
     number = _errno.ERANGE
 
 
+class NoMessage(KernelError):
+    """ENOMSG: a device that runs has no more state to give out yet."""
+
+    number = _errno.ENOMSG
+
+
 class InvalidExchange(KernelError):
     """EBADE: the selftests' comparison of pinned pages found another page."""
 

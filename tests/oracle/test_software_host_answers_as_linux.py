@@ -8,8 +8,6 @@ thought of is asked in tests/differential.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.conftest import NOBODY, Runner
+from tests.run.conftest import Runner, unprivileged
 from tests.support.lanes import require
 
 HERE = Path(__file__).parent
@@ -81,12 +79,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
         return Runner()
     if os.getuid():
         pytest.skip("the tests are run without privileges anyhow")
-    if shutil.which("setpriv") is None:
-        require("user", "no setpriv (util-linux)")
-    can_import = [*NOBODY, sys.executable, "-c", "import ioas"]
-    if subprocess.run(can_import, check=False, capture_output=True).returncode:
-        require("user", "an unprivileged user cannot read this checkout or its interpreter")
-    return Runner(NOBODY)
+    return unprivileged(require)
 
 
 def test_every_question_is_answered_as_by_the_kernel_or_listed_with_a_reason(runner: Runner) -> None:
