@@ -26,6 +26,8 @@ from ioas.soft.pci import (
     Pcie,
     PowerManagement,
     Rom,
+    SrIov,
+    VirtualFunction,
 )
 
 IDENTIFICATION = int.from_bytes(b"TEST", "little")
@@ -62,6 +64,27 @@ def _rom_image() -> bytes:
     return bytes(image)
 
 
+class TestVirtual(VirtualFunction):
+    """A virtual function of it: a register that keeps what is written, one that writes, and two messages."""
+
+    __test__ = False
+
+    model: ClassVar[str] = "testdev-vf"
+    vendor_id: ClassVar[int] = 0x1234
+    device_id: ClassVar[int] = 0x7E55
+    class_code: ClassVar[int] = 0xFF0000
+    capabilities: ClassVar[tuple[Capability, ...]] = (Pcie(flr=True), Msix(2, 0, 0x1000))
+
+    window = Bar(0, 0x4000, "mem64", prefetchable=True)
+    scratch = window.register(0x00)
+    target = window.register(0x08, "WO", width=8, sizes=(4, 8))
+
+    @target.on_write
+    def _send(self, iova: int) -> None:
+        self.dma.write(iova, self.index.to_bytes(4, "little"))
+        self.interrupt(0)
+
+
 class TestDevice(Function):
     """A function with everything, for tests: all capabilities, windows of all kinds, a DMA engine with lists."""
 
@@ -84,6 +107,7 @@ class TestDevice(Function):
         Aer(),
         Acs(),
         Pasid(20, execute=True, privileged=True),
+        SrIov(TestVirtual, total=8),
     )
     rom: ClassVar[Rom | None] = Rom(_rom_image())
     migrates = Migration()
