@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,14 @@ import pytest
 CLIENTS = Path(__file__).parent / "clients"
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
 Done = subprocess.CompletedProcess[str]
+
+
+def let_everybody_in(directory: Path) -> None:
+    """Let other users reach what is in `directory`; pytest's are for the user who runs it."""
+    shared = Path(tempfile.gettempdir())
+    for each in (directory, *directory.parents):
+        if each != shared and each.is_relative_to(shared):
+            each.chmod(stat.S_IMODE(each.stat().st_mode) | 0o5)
 
 
 def left_in_shm() -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.conftest import Runner
+from tests.run.conftest import Runner, let_everybody_in
 
 
 def elf(bits: int = 64, machine: int = 62, interpreter: bytes = b"") -> bytes:
@@ -79,8 +79,7 @@ def test_programs_with_file_capabilities_are_refused(run: Runner, tmp_path: Path
 def test_a_program_that_cannot_be_read_is_refused(run_as_nobody: Runner, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("needs a file of another user's")
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
+    let_everybody_in(tmp_path)
     refused(run_as_nobody, executable(tmp_path / "secret", elf(), 0o711), 126, "cannot be read")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.conftest import Runner
+from tests.run.conftest import Runner, let_everybody_in
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 126, 255])
@@ -131,9 +131,7 @@ def test_a_static_program_is_served(request: pytest.FixtureRequest, runs: str, c
         """
     )
     subprocess.run([cc, "-static", "-o", str(tmp_path / "client"), str(source)], check=True)
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        if directory.stat().st_uid == os.getuid() and directory != Path("/"):
-            directory.chmod(0o755)
+    let_everybody_in(tmp_path)
     run: Runner = request.getfixturevalue(runs)
     assert run(str(tmp_path / "client")).stdout == "1\n"
 

@@ -22,7 +22,7 @@ from ioas.run.listener import Call, Listener
 from ioas.run.numbers import FdRange
 from ioas.run.ptrace import QuietStops
 from ioas.run.visit import Visit
-from tests.run.conftest import CLIENTS, Runner
+from tests.run.conftest import CLIENTS, Runner, let_everybody_in
 from tests.run.test_pins import HEAD, passes
 
 _CLOSE, _GETPID = 3, 39
@@ -45,10 +45,8 @@ def test_registers_stack_red_zone_and_signals_are_what_they_were(
 ) -> None:
     program = tmp_path / "visited"
     subprocess.run([cc, "-O1", "-o", program, CLIENTS / "visited.c"], check=True)
-    tmp_path.chmod(0o755)
-    for directory in tmp_path.parents:
-        if directory.stat().st_mode & 0o5 != 0o5 and run_as_anyone.prefix:
-            directory.chmod(directory.stat().st_mode | 0o5)
+    if run_as_anyone.prefix:
+        let_everybody_in(tmp_path)
     passes(
         run_as_anyone,
         f"""
