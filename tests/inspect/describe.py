@@ -28,6 +28,7 @@ class Pc:
         self.user = ROOT
         self.nodes = {"/dev/iommu": Node(0o666, 0, 0), "/dev/vfio/vfio": Node(0o666, 0, 0)}
         self.open_by: dict[str, Sequence[str]] = {}
+        self.bypass: dict[str, str] = {}
         self._add_kernel()
         self.unit("dmar0", CAP_48, ECAP_REMAPS)
         for number, (bdf, port) in enumerate(PORTS.items()):
@@ -48,7 +49,8 @@ class Pc:
 
     def machine(self) -> Machine:
         """The machine as it is now."""
-        return Machine(self.tree, self.nodes.get, self.user, lambda path: self.open_by.get(path, ()))
+        held = self.open_by
+        return Machine(self.tree, self.nodes.get, self.user, lambda path: held.get(path, ()), bypass=self.bypass.get)
 
     def text(self, path: str, contents: str | bytes) -> None:
         """Let a file have these contents."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ioas.errors import EnvironmentRefusal, UsageError
+from ioas.inspect import record as records
 from ioas.inspect.binding import Change, Step, as_json, carry_out, plan_bind, plan_unbind, plan_undo
 from ioas.soft.pci import Link
 from tests.inspect.describe import DISK, NETWORK, PORTS, Pc
@@ -335,3 +338,49 @@ def test_changes_as_json_name_their_schema(kernel: Kernel) -> None:
     data = json.loads(json.dumps(as_json(plan_bind(kernel.pc.machine(), DISK))))
     assert (data["schema"], data["version"]) == ("ioas.bind", 1)
     assert (data["changes"][0]["before"], data["changes"][0]["after"]) == ("nvme", "vfio-pci")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from ioas.inspect.record import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_at_once_are_not_let_at_the_machine(tmp_path: Path) -> None:
+    record = tmp_path / "new" / "bound.json"
+    command = [sys.executable, "-c", HOLD, str(record)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        assert first.stdout.readline() == "held\n"
+        refusal = pytest.raises(
+            EnvironmentRefusal, match=rf"another ioas bind or unbind is at work \(pid {first.pid}\)"
+        )
+        with refusal, records.locked(record):
+            pass
+        first.stdin.close()
+    with records.locked(record):
+        pass
+
+
+def test_a_lock_ends_with_its_holder_however_that_ends(tmp_path: Path) -> None:
+    record = tmp_path / "bound.json"
+    command = [sys.executable, "-c", HOLD, str(record)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        first.kill()
+        first.wait()
+        with records.locked(record):
+            pass
+
+
+def test_where_no_lock_can_be_had_nothing_is_begun(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refusal = pytest.raises(EnvironmentRefusal, match=r"Not a directory|File exists")
+    with refusal, records.locked(tmp_path / "file" / "bound.json"):
+        pass

@@ -56,6 +56,7 @@ SECRETS = {
         b"Iface Destination\neth0 00000000\n",
     ),
     "/proc/interrupts": (b"  25:  7  IR-PCI-MSI-0000:00:01.0  0-edge  secret\n", b"0: 0 IR-\n"),
+    "/proc/cpuinfo": (b"model name : secret\nflags : fpu tdx_guest\nserial : 7\n", b"flags : tdx_guest\n"),
     "/boot/config-7.3.4": (b'CONFIG_CC_VERSION="secret"\nCONFIG_VFIO_PCI=m\n', b"CONFIG_VFIO_PCI=m\n"),
     "/lib/modules/7.3.4/modules.dep": (b"a/secret.ko: b.ko\nd/vfio-pci.ko: a.ko\n", b"d/vfio-pci.ko:\n"),
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from ioas.inspect import Case, Diagnosis, Node, Purpose, Wanted, diagnose
+from ioas.inspect import Case, Diagnosis, Node, Purpose, Wanted, diagnose, looked_at
+from ioas.inspect.acl import GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry
 from tests.inspect.describe import ALICE, CAP_39, DISK, ECAP_REMAPS, NETWORK, NO_ACS, PORTS, Pc
 
 
@@ -171,7 +173,52 @@ def no_iommu_without_privilege(pc: Pc) -> None:
     pc.user = ALICE
 
 
+def tdx_guest(pc: Pc) -> None:
+    pc.text("/proc/cpuinfo", "processor : 0\nflags : fpu vme hypervisor tdx_guest\n\nprocessor : 1")
+
+
+def sev_snp_guest(pc: Pc) -> None:
+    pc.text("/sys/devices/system/cpu/sev/vmpl", "0")
+
+
+def secure_execution_guest(pc: Pc) -> None:
+    pc.text("/sys/firmware/uv/prot_virt_guest", "1")
+
+
+def bypassable_unit(pc: Pc) -> None:
+    pc.bypass["dmar0"] = "strict"
+
+
+def bypassable_unit_accepted(pc: Pc) -> None:
+    pc.bypass["dmar0"] = "kernel"
+
+
+def listed_without_permission(pc: Pc) -> None:
+    """The user is named in the list, which gives more than its mask lets through."""
+    pc.user = ALICE
+    acl = (AclEntry(USER_OBJ, 0, 6), AclEntry(USER, 1000, 6), AclEntry(MASK, 0, 4), AclEntry(OTHER, 0, 0))
+    pc.nodes["/dev/vfio/devices/vfio0"] = Node(0o640, 0, 0, acl)
+
+
+def crashed_before(pc: Pc) -> None:
+    pc.text("/proc/sys/kernel/tainted", str(1 << 7 | 1 << 12))
+
+
+def used_without_iommu(pc: Pc) -> None:
+    pc.text("/proc/sys/kernel/tainted", str(1 << 6))
+
+
 REFUSALS = [
+    Refusal(tdx_guest, "confidential", "confidential guest (Intel TDX)", "without memory encryption"),
+    Refusal(sev_snp_guest, "confidential", "confidential guest (AMD SEV-SNP)", "without memory encryption"),
+    Refusal(
+        secure_execution_guest, "confidential", "confidential guest (IBM Secure Execution)", "without memory encryption"
+    ),
+    Refusal(bypassable_unit, "isolation", "unit dmar0", "force_aperture = true"),
+    Refusal(bypassable_unit_accepted, "isolation", "unit dmar0", "", verdict="warning"),
+    Refusal(listed_without_permission, "device nodes", "file /dev/vfio/devices/vfio0", "give it to the user"),
+    Refusal(crashed_before, "taint", "kernel taint D", "boot again", verdict="warning"),
+    Refusal(used_without_iommu, "taint", "kernel taint U", "boot again", verdict="warning"),
     Refusal(off_in_firmware, "IOMMU", "firmware setting of VT-d, AMD-Vi or IOMMU", "firmware's setup"),
     Refusal(only_the_mock_of_selftests, "IOMMU", "firmware setting of VT-d, AMD-Vi or IOMMU", "firmware's setup"),
     Refusal(off_on_the_command_line, "IOMMU", "setting intel_iommu=off", "remove intel_iommu=off"),
@@ -237,7 +284,7 @@ def test_what_is_wrong_is_named_with_its_culprit_and_remedy(case: Refusal) -> No
     assert (finding.verdict, finding.culprit) == (case.verdict, case.culprit)
     assert any(words in (finding.remedy or "") for words in case.remedy.split("|"))
     assert diagnosis.answer == ("no" if case.verdict == "no" else "yes")
-    assert finding.check is not None or case.verdict == "warning"
+    assert finding.check is not None or case.verdict == "warning" or case.check == "isolation"
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: f"{case.change.__name__}-{case.check}-{case.verdict}")
@@ -277,6 +324,27 @@ def user_who_was_given_everything(pc: Pc) -> None:
     pc.user = ALICE._replace(memlock=16 << 30)
 
 
+def user_on_the_list(pc: Pc) -> None:
+    """The nodes are root's; an access control list lets the user in, as udev's "uaccess" does."""
+    pc.user = ALICE._replace(memlock=16 << 30)
+    acl = (AclEntry(USER_OBJ, 0, 6), AclEntry(USER, 1000, 6), AclEntry(MASK, 0, 6), AclEntry(OTHER, 0, 0))
+    pc.nodes["/dev/vfio/devices/vfio0"] = Node(0o660, 0, 0, acl)
+
+
+def group_on_the_list(pc: Pc) -> None:
+    pc.user = ALICE._replace(memlock=16 << 30, gids=frozenset({1000, 36}))
+    acl = (AclEntry(USER_OBJ, 0, 6), AclEntry(GROUP_OBJ, 0, 0), AclEntry(GROUP, 36, 6), AclEntry(MASK, 0, 6))
+    pc.nodes["/dev/vfio/devices/vfio0"] = Node(0o660, 0, 0, acl)
+
+
+def tainted_by_a_module(pc: Pc) -> None:
+    pc.text("/proc/sys/kernel/tainted", str(1 << 12 | 1 << 13))
+
+
+def host_of_confidential_guests(pc: Pc) -> None:
+    pc.text("/proc/cpuinfo", "flags : fpu sev sev_es sev_snp tdx_host_platform")
+
+
 def relaxable_region(pc: Pc) -> None:
     reserved_by_firmware(pc)
 
@@ -305,6 +373,10 @@ HEALTHY = [
     whole_group_with_vfio,
     pass_through_by_default,
     user_who_was_given_everything,
+    user_on_the_list,
+    group_on_the_list,
+    tainted_by_a_module,
+    host_of_confidential_guests,
     relaxable_region,
     group_alone,
     driver_made_for_the_device,
@@ -393,3 +465,15 @@ def test_a_diagnosis_as_json_names_its_schema() -> None:
     data = ask(Pc()).as_json()
     assert (data["schema"], data["version"], data["answer"]) == ("ioas.doctor", 1, "yes")
     assert {"name", "verdict", "text", "culprit", "remedy", "commands", "check"} == set(data["findings"][0])  # type: ignore[index]
+
+
+def test_a_software_machine_whose_unit_can_be_passed_by_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "lab.toml"
+    for policy, answer in (("strict", "no"), ("kernel", "yes")):
+        file.write_text(
+            f'[machine]\nisolation = "{policy}"\n[iommu]\nforce_aperture = false\n[[device]]\nmodel = "edu"\n'
+        )
+        with looked_at(file) as machine:
+            diagnosis = diagnose(Case(machine, "0000:01:00.0", "driver", Wanted()))
+        assert diagnosis.answer == answer
+        assert "untranslated" in dict(diagnosis.findings)["isolation"].text

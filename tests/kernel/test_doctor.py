@@ -111,6 +111,21 @@ def test_without_an_iommu_only_no_iommu_mode_is_possible(bdf: str) -> None:
     use(bdf)
 
 
+def test_what_ioas_bind_binds_is_right_before_and_after(bdf: str) -> None:
+    """A device without a driver: the doctor's answer, the command, the doctor's answer, and the device in use."""
+    (PCI / "devices" / bdf / "driver/unbind").write_text(bdf)
+    (PCI / "devices" / bdf / "driver_override").write_text("\n")
+    assert list(wrong(doctor(bdf))) == ["driver"]
+    command = [sys.executable, "-m", "ioas", "bind", bdf]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{bdf}: no driver -> vfio-pci\n", "")
+    assert doctor(bdf).answer == "yes"
+    use(bdf)
+    with looked_at(None) as machine:
+        carry_out(machine, plan_undo(machine, RECORD, bdf), RECORD, write_step)
+    assert list(wrong(doctor(bdf))) == ["driver"]
+
+
 def test_a_disk_is_bound_used_and_given_back_to_its_driver(tmp_path: Path) -> None:
     with ioas.KernelHost() as host, looked_at(None) as machine:
         [bdf] = [one.bdf for one in host.sysfs.devices() if (one.vendor, one.device) == DEVICES["nvme"]]

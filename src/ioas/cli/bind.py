@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -31,14 +32,14 @@ def bind(bdf: str | None, group: bool, force: bool, undo: bool, dry_run: bool, a
     from ioas.inspect import check_bdf, looked_at
     from ioas.inspect.binding import RECORD, plan_bind, plan_undo
 
-    with looked_at(None) as machine:
+    if bdf is None and not undo:
+        raise click.UsageError("BDF is missing", click.get_current_context())
+    with _only_one(dry_run), looked_at(None) as machine:
         full = check_bdf(machine, bdf) if bdf is not None else None
-        if undo:
+        if undo or full is None:
             changes = plan_undo(machine, RECORD, full)
-        elif full is not None:
-            changes = plan_bind(machine, full, group=group, force=force)
         else:
-            raise click.UsageError("BDF is missing", click.get_current_context())
+            changes = plan_bind(machine, full, group=group, force=force)
         _do(machine, changes, dry_run, as_data)
 
 
@@ -52,8 +53,16 @@ def unbind(bdf: str, group: bool, dry_run: bool, as_data: bool) -> None:
     from ioas.inspect import check_bdf, looked_at
     from ioas.inspect.binding import plan_unbind
 
-    with looked_at(None) as machine:
+    with _only_one(dry_run), looked_at(None) as machine:
         _do(machine, plan_unbind(machine, check_bdf(machine, bdf), group=group), dry_run, as_data)
+
+
+def _only_one(dry_run: bool) -> AbstractContextManager[None]:
+    """The lock of those who change something."""
+    from ioas.inspect.binding import RECORD
+    from ioas.inspect.record import locked
+
+    return nullcontext() if dry_run else locked(RECORD)
 
 
 def _do(machine: Machine, changes: Sequence[Change], dry_run: bool, as_data: bool) -> None:

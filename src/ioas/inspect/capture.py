@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ioas.errors import MachineError
+from ioas.inspect.acl import AclEntry
 from ioas.inspect.case import PURPOSES, Case, Wanted
 from ioas.inspect.doctor import diagnose
 from ioas.inspect.inventory import take
@@ -109,6 +110,7 @@ def capture(machine: Machine, *, whole: bool = False) -> dict[str, object]:
     recorder = Recorder(machine.source)
     nodes: dict[str, Node | None] = {}
     holders: dict[str, Sequence[str]] = {}
+    bypassed: dict[str, str | None] = {}
 
     def node(path: str) -> Node | None:
         return nodes.setdefault(path, machine.nodes(path))
@@ -116,7 +118,10 @@ def capture(machine: Machine, *, whole: bool = False) -> dict[str, object]:
     def held(path: str) -> Sequence[str]:
         return holders.setdefault(path, machine.holders(path))
 
-    watched = Machine(recorder, node, machine.user, held)
+    def bypass(unit: str) -> str | None:
+        return bypassed.setdefault(unit, machine.bypass(unit))
+
+    watched = Machine(recorder, node, machine.user, held, bypass=bypass)
     for function in take(watched).functions:
         for purpose in PURPOSES:
             diagnose(Case(watched, function.bdf, purpose, _EVERYTHING))
@@ -129,7 +134,9 @@ def capture(machine: Machine, *, whole: bool = False) -> dict[str, object]:
         "directories": {path: list(names) for path, names in recorder.directories.items()},
         "links": recorder.links,
         "failures": recorder.failures,
-        "nodes": {path: list(node) for path, node in nodes.items() if node is not None},
+        "nodes": {path: list(node[:3]) for path, node in nodes.items() if node is not None},
+        "acls": {path: [list(entry) for entry in node.acl] for path, node in nodes.items() if node and node.acl},
+        "bypass": {unit: policy for unit, policy in bypassed.items() if policy is not None},
         "holders": {path: list(names) for path, names in holders.items()},
         "user": {
             "uid": user.uid,
@@ -147,11 +154,13 @@ def load(file: str | os.PathLike[str]) -> Machine:
         if (found := (data.get("schema"), data.get("version"))) != (SCHEMA, VERSION):
             raise MachineError(f"{file} is {found[0]!r} version {found[1]!r}, not {SCHEMA} {VERSION}")
         check(data)
-        nodes = {path: Node(*node) for path, node in data["nodes"].items()}
+        acls = {path: tuple(AclEntry(*entry) for entry in acl) for path, acl in data.get("acls", {}).items()}
+        nodes = {path: Node(node[0], node[1], node[2], acls.get(path, ())) for path, node in data["nodes"].items()}
         holders: dict[str, Sequence[str]] = data["holders"]
         user = data["user"]
         asked = User(user["uid"], frozenset(user["gids"]), user["memlock"], frozenset(user["capabilities"]))
-        return Machine(Captured(data), nodes.get, asked, lambda path: holders.get(path, ()))
+        bypass: dict[str, str] = data.get("bypass", {})
+        return Machine(Captured(data), nodes.get, asked, lambda path: holders.get(path, ()), bypass=bypass.get)
     except OSError as error:
         raise MachineError(f"{file}: {error.strerror}") from error
     except MachineError:
@@ -204,6 +213,11 @@ def _interrupts(data: bytes) -> bytes:
     return b"0: 0 IR-\n" if b" IR-" in data else b"0: 0\n"
 
 
+def _processors(data: bytes) -> bytes:
+    """Whether this is a guest of the kind that processors tell of."""
+    return b"flags : tdx_guest\n" if b" tdx_guest" in data else b"flags :\n"
+
+
 def _configuration(data: bytes) -> bytes:
     """Configuration space with serial numbers of 0."""
     config, offset, seen = bytearray(data), _EXTENDED, set[int]()
@@ -222,6 +236,7 @@ _SCRUBBERS: dict[str, Callable[[bytes], bytes]] = {
     "/proc/net/route": _routes,
     "/proc/interrupts": _interrupts,
     "/proc/config.gz": _packed_options,
+    "/proc/cpuinfo": _processors,
     "/boot/config-*": _kernel_options,
     "/lib/modules/*/modules.dep": _modules,
     "/sys/bus/pci/devices/*/config": _configuration,

@@ -99,13 +99,14 @@ def nodes(case: Case) -> Finding | None:
 
 
 def _forbidden(case: Case, path: str, node: Node) -> Finding:
+    listed = ", with an access control list," if node.acl else ""
     return Finding(
         "no",
-        f"{path} has mode {node.mode:o} and belongs to user {node.uid}: this user may not open it",
+        f"{path} has mode {node.mode:o}{listed} and belongs to user {node.uid}: this user may not open it",
         f"file {path}",
         "give it to the user; a udev rule for SUBSYSTEM vfio makes that last",
         (f"chown {case.machine.user.uid} {path}",),
-        f"ls -l {path}",
+        f"getfacl {path}" if node.acl else f"ls -l {path}",
     )
 
 

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from ioas.inspect import checks_access, checks_device, checks_iommu
+from ioas.inspect import checks_access, checks_device, checks_iommu, checks_kernel
 from ioas.inspect.case import Case, Check, Finding
 
 SCHEMA, VERSION = "ioas.doctor", 1
 
 CHECKS: dict[str, Check] = {
+    "confidential": checks_kernel.confidential,
     "IOMMU": checks_iommu.iommu,
+    "isolation": checks_kernel.isolation,
     "no-IOMMU mode": checks_access.noiommu,
     "interrupts": checks_iommu.interrupts,
     "vfio-pci": checks_device.vfio_pci,
@@ -28,6 +30,7 @@ CHECKS: dict[str, Check] = {
     "huge pages": checks_access.hugepages,
     "device nodes": checks_access.nodes,
     "other users": checks_access.holders,
+    "taint": checks_kernel.taint,
 }
 """What is looked at, in the order in which it is shown: what has to be repaired first comes first."""
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ioas.errors import MachineError
+from ioas.inspect.acl import acl_of
 from ioas.inspect.capture import load
 from ioas.inspect.machine import Machine, Node, User
 from ioas.sysfs import DirectorySource
@@ -31,7 +32,13 @@ def looked_at(file: str | os.PathLike[str] | None) -> Iterator[Machine]:
 
         with SoftHost(machine=file) as host:
             nodes = {path: Node(0o600, 0, 0) for path in host.nodes}
-            yield Machine(host.tree, nodes.get)
+            by_name = {unit.name: unit for unit in host.system.units}
+
+            def bypass(name: str) -> str | None:
+                unit = by_name.get(name)
+                return host.system.isolation if unit is not None and not unit.geometry.force_aperture else None
+
+            yield Machine(host.tree, nodes.get, bypass=bypass)
 
 
 def _check_regular(file: str | os.PathLike[str]) -> None:
@@ -57,7 +64,7 @@ def _node(path: str) -> Node | None:
         found = os.stat(path)
     except OSError:
         return None
-    return Node(found.st_mode & 0o777, found.st_uid, found.st_gid)
+    return Node(found.st_mode & 0o777, found.st_uid, found.st_gid, acl_of(path))
 
 
 def _user() -> User:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ioas.errors import UsageError
 from ioas.host import Capability
+from ioas.inspect.acl import AclEntry, may
 from ioas.sysfs import Source, Sysfs
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.EINVAL, errno.ENOTDIR)
@@ -25,11 +26,12 @@ _ABSENT = (errno.ENOENT, errno.ENODEV, errno.EINVAL, errno.ENOTDIR)
 
 
 class Node(NamedTuple):
-    """A device node: permission bits, the numbers of its owner and group."""
+    """A device node: permission bits, the numbers of its owner and group, its access control list (mostly empty)."""
 
     mode: int
     uid: int
     gid: int
+    acl: tuple[AclEntry, ...] = ()
 
 
 class User(NamedTuple):
@@ -41,11 +43,10 @@ class User(NamedTuple):
     capabilities: frozenset[int]
 
     def may_use(self, node: Node) -> bool:
-        """Whether the permissions let this user read and write a node (file system permissions, not ACLs)."""
+        """Whether permissions and access control list let this user read and write a node."""
         if self.uid == 0:
             return True
-        shift = 6 if self.uid == node.uid else 3 if node.gid in self.gids else 0
-        return node.mode >> shift & 0o6 == 0o6
+        return may(self.uid, self.gids, node.mode, (node.uid, node.gid), node.acl)
 
 
 ROOT = User(0, frozenset({0}), None, frozenset(Capability))
@@ -87,12 +88,16 @@ class Patient:
 
 @dataclass
 class Machine:
-    """What is looked at. `nodes` gives a node's permissions, `holders` the programs that have one open."""
+    """What is looked at. `nodes` gives a node's permissions, `holders` the programs that have one open.
+
+    `bypass` gives the isolation policy of a software machine for an IOMMU, by name, that can be passed by; else None.
+    """
 
     source: Source
     nodes: Callable[[str], Node | None] = lambda path: None
     user: User = ROOT
     holders: Callable[[str], Sequence[str]] = lambda path: ()
+    bypass: Callable[[str], str | None] = lambda unit: None
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

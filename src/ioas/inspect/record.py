@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
@@ -47,6 +50,34 @@ def save(file: Path, recorded: Mapping[str, Was]) -> None:
     new = file.with_name(f"{file.name}.new")
     new.write_text(json.dumps(recorded))
     new.replace(file)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Be the only one who changes the machine, from the look at it to the last step: two at once would undo each other.
+
+    A lock file beside the record, which the kernel frees when its holder ends, however that comes. Raises
+    EnvironmentRefusal: another one is at work, or there can be no lock file.
+    """
+    lock = file.with_name(f"{file.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        opened = lock.open("a+")
+    except OSError as error:
+        raise EnvironmentRefusal(f"{lock}: {error.strerror}") from error
+    with opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            opened.seek(0)
+            who = opened.read().strip()
+            raise EnvironmentRefusal(
+                f"another ioas bind or unbind is at work{f' (pid {who})' if who else ''}"
+            ) from error
+        opened.truncate(0)
+        opened.write(str(os.getpid()))
+        opened.flush()
+        yield
 
 
 def _is_entry(was: object) -> bool:
