@@ -15,7 +15,7 @@ help: ## list the goals
 setup: $(STAMP) ## make .venv with ioas and everything to develop it
 	@:
 
-$(STAMP): pyproject.toml tools/setup.sh
+$(STAMP): pyproject.toml tools/setup.sh hatch_build.py src/ioas/run/mmio/trap.c
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $(VENV)
 	@touch $@
 
@@ -55,5 +55,6 @@ differential: setup ## make CALLS random calls (from SEED) on the real kernel an
 	@$(BIN)/python -m tests.differential --calls $(CALLS) --seed $(SEED)
 
 clean: ## remove .venv and what tools left in this directory
+	rm -rf src/ioas/run/mmio/trap.so
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks build dist
 	find src tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +

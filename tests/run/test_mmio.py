@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from ioas.run.mmio import compiled
 from tests.run.conftest import Done, Runner
 
 TRAP = ("--mmio", "trap")
@@ -14,6 +15,15 @@ import ctypes, errno, mmap, os, signal, subprocess, sys, threading
 from mmio import Device, MAP_FIXED, READ_WRITE, unmap, word
 PAGE = 4096
 """
+
+
+@pytest.fixture(autouse=True, params=["compiled", "python"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled part, and without."""
+    if request.param == "python":
+        monkeypatch.setenv(compiled.SWITCH, "no")
+    elif compiled.library() is None:
+        pytest.skip("ioas was installed where there is no C compiler")
 
 
 def trapped(run: Runner, source: str, *argv: str, **keywords: object) -> Done:

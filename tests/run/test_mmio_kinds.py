@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ioas.run.mmio import compiled
 from tests.run.clients.kinds import SLOT, Kind, contents, is_portal, kinds
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -26,6 +27,15 @@ def count(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+@pytest.fixture(params=["compiled", "python"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled part, and without."""
+    if request.param == "python":
+        monkeypatch.setenv(compiled.SWITCH, "no")
+    elif compiled.library() is None:
+        pytest.skip("ioas was installed where there is no C compiler")
+
+
 def expected(table: list[Kind], thread: int) -> list[list[object]]:
     base = thread * PER_THREAD
     return [
@@ -35,6 +45,7 @@ def expected(table: list[Kind], thread: int) -> list[list[object]]:
     ]
 
 
+@pytest.mark.usefixtures("way")
 def test_the_device_sees_exactly_the_accesses_of_each_kind_of_instruction(count: int, tmp_path: Path) -> None:
     table = kinds(features())
     assert len(table) >= 200

@@ -29,7 +29,7 @@ class Traced:
         self.gone = threading.Event()
         self.fails = False
         """Whether who is told of an end fails."""
-        self.tracer = Tracer(self._note, self.failed.append)
+        self.tracer = Tracer(self._note, self.failed.append, ptrace.QuietStops(), lambda: None)
         self.child = subprocess.Popen(
             [sys.executable, "-c", LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

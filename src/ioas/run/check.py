@@ -24,6 +24,7 @@ from ioas.run.filter import build, rules
 from ioas.run.kernel import Nr, Transfer
 from ioas.run.launch import Launched, fork_filtered
 from ioas.run.listener import Call, Gone, Listener
+from ioas.run.mmio import compiled
 from ioas.run.namespace import why_not
 from ioas.run.numbers import FdRange, number_ranges
 from ioas.run.pins import may_use_map_files
@@ -196,6 +197,12 @@ def _pinning(reason: str) -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     with Maps() as maps:
         quick = maps.can_query()
+    yield _choose(
+        "mapped BARs",
+        compiled.library() is not None,
+        "loads and stores are trapped by the compiled part",
+        "the compiled part is not there (no C compiler when ioas was installed): a trap takes half as long again",
+    )
     yield _choose(
         "memory areas", quick, "asked for by PROCMAP_QUERY", "before Linux 6.11: maps are read as text, MAP is slower"
     )

@@ -90,7 +90,7 @@ def rules(ours: Sequence[FdRange], eventfds: bool) -> list[Rule]:
         *(Rule(number, (_AT_CWD,)) for number in (Nr.READLINKAT, Nr.FACCESSAT, Nr.FACCESSAT2)),
         *map(Rule, (Nr.GETXATTR, Nr.LGETXATTR, Nr.LISTXATTR, Nr.LLISTXATTR)),
         Rule(Nr.EPOLL_CTL, tuple((Test(1, _EPOLL_ADD, _EPOLL_ADD), *test) for test in numbered(2))),
-        *map(Rule, (Nr.EXECVE, Nr.EXECVEAT, *credentials, Nr.SECCOMP)),
+        *map(Rule, (Nr.EXECVE, Nr.EXECVEAT, *credentials, Nr.SECCOMP, Nr.SCHED_SETAFFINITY, Nr.SCHED_GETAFFINITY)),
         Rule(Nr.PRCTL, ((Test(0, _PR_SET_SECCOMP, _PR_SET_SECCOMP),),)),
         *(map(Rule, (Nr.EVENTFD, Nr.EVENTFD2)) if eventfds else ()),
     ]

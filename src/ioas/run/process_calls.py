@@ -52,9 +52,18 @@ def on_filter(server: Server, call: Call) -> int | Outcome:
     return Outcome.PROCEED
 
 
+def on_affinity(server: Server, call: Call) -> int | Outcome:
+    """sched_setaffinity(2) and sched_getaffinity(2): what they are about is the program's, not ours."""
+    if server.mmio:
+        server.mmio.let_spread()
+    return Outcome.PROCEED
+
+
 PROCESS_CALLS: dict[int, Handler] = {
     Nr.EXECVE: on_execute,
     Nr.EXECVEAT: on_execute,
+    Nr.SCHED_SETAFFINITY: on_affinity,
+    Nr.SCHED_GETAFFINITY: on_affinity,
     Nr.SETUID: on_credentials,
     Nr.SETREUID: on_credentials,
     Nr.SETRESUID: on_credentials,

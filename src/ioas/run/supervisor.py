@@ -36,6 +36,7 @@ from ioas.run.mmio.service import Mmio, Mode
 from ioas.run.namespace import Mounts, prepare
 from ioas.run.numbers import FdRange, number_ranges
 from ioas.run.program import ProgramError, find_program
+from ioas.run.ptrace import QuietStops
 from ioas.run.report import Reporter
 from ioas.run.server import Server
 from ioas.run.stage import NoStage, Stage
@@ -171,7 +172,13 @@ class Supervisor:
         def stopped(thread: int, number: int) -> None:
             job.collected(thread, number << 8 | _WSTOPPED)
 
-        tracer = Tracer(tracee_ended, self._reporter.bug)
+        def look() -> None:
+            job.reap()  # what nobody traces may have stopped, and no signal has told of it
+            if tracer.is_quiet:
+                watcher.later(look)
+
+        quiet = QuietStops()
+        tracer = Tracer(tracee_ended, self._reporter.bug, quiet, lambda: watcher.later(look))
         mmio = Mmio(tracer, self._reporter.warn_once, stopped)
         tracer.start()
         server = Server(
@@ -187,7 +194,7 @@ class Supervisor:
             stage,
             self._offer_mmio(mmio),
         )
-        server.buffers.tracer = tracer
+        server.buffers.tracer, server.buffers.quiet = tracer, quiet
         watcher.watch(server.files.epoll.fileno(), released)
         watcher.watch(launched.channel.fileno(), executed)
         watcher.start()

@@ -10,6 +10,7 @@ Whoever traces a child of his own group collects its end as well (do_wait, kerne
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import deque
@@ -18,7 +19,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from ioas.run import ptrace
 from ioas.run.jobs import NUDGE
-from ioas.run.ptrace import Stop
+from ioas.run.ptrace import QuietStops, Stop
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -60,17 +61,35 @@ class _Job(Generic[T]):
 class Tracer(threading.Thread):
     """Owns tracees. `seize` and `release` are for jobs, and for `on_stop`, which runs in this thread too."""
 
-    def __init__(self, ended: Callable[[int, int], None], failed: Callable[[Exception], None]) -> None:
-        """`ended`: told id and wait(2) status of a tracee that has ended; `failed`: what that and `on_stop` raise."""
+    def __init__(
+        self,
+        ended: Callable[[int, int], None],
+        failed: Callable[[Exception], None],
+        quiet: QuietStops,
+        on_quiet: Callable[[], None],
+    ) -> None:
+        """`ended`: told id and wait(2) status of a tracee that has ended; `failed`: what that and `on_stop` raise.
+
+        While there are tracees no SIGCHLD tells of stops (`quiet`): it would wake another thread for each.
+        `on_quiet` is called when that begins, for who wants to know of the stops of others.
+        """
         super().__init__(name="ioas-tracer", daemon=True)
         self.on_stop: Callable[[Stop], None] = _let_run
         """Called for each stop of a tracee that no job waits for; must see to it that the tracee runs again."""
         self.on_fault: Callable[[int, int], None] | None = None
         """Called instead, with thread and signal, when SIGBUS is about to be delivered: this has to be quick."""
+        self.wait: Callable[[], tuple[int, int]] = ptrace.Waiter()
+        """Waits for the next stop: thread and status."""
+        self.on_interrupt: Callable[[], None] = _nothing
+        """Called when a signal to this thread has interrupted that."""
         self._ended = ended
         self._failed = failed
+        self._quiet = quiet
+        self._on_quiet = on_quiet
+        self._is_quiet = False
         self._tracees: set[int] = set()
-        self._jobs: deque[_Job[Any]] = deque()
+        self.jobs: deque[_Job[Any]] = deque()
+        """What others wait for."""
         self._work = threading.Condition()
         self._closing = False
 
@@ -84,7 +103,7 @@ class Tracer(threading.Thread):
             return action()
         job = _Job(action)
         with self._work:
-            self._jobs.append(job)
+            self.jobs.append(job)
             self._work.notify()
         left = seconds
         while True:
@@ -95,12 +114,21 @@ class Tracer(threading.Thread):
             if left <= 0 and self._withdraw(job):
                 raise Busy
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether SIGCHLD does not tell of stops, on our account."""
+        return self._is_quiet
+
     def owns(self, thread: int) -> bool:
         """Whether `thread` is a tracee. From other threads: as of now, it may change at once."""
         return thread in self._tracees
 
     def seize(self, thread: int, options: int) -> None:
         """Make `thread` a tracee. Raises OSError: EPERM for one that is traced already (a debugger), ESRCH."""
+        if not self._is_quiet:
+            self._is_quiet = True
+            self._quiet.begin()
+            self._on_quiet()
         ptrace.seize(thread, options)
         self._tracees.add(thread)
 
@@ -138,17 +166,18 @@ class Tracer(threading.Thread):
 
     def run(self) -> None:
         """Carry out jobs and hand on stops until `close`."""
-        wait = ptrace.Waiter()
         while not self._closing:
-            while self._jobs:
+            while self.jobs:
                 self._next_job()
             if not self._tracees:
+                self._be_loud()
                 with self._work:
-                    self._work.wait_for(lambda: self._jobs or self._closing)
+                    self._work.wait_for(lambda: self.jobs or self._closing)
                 continue
             try:
-                thread, status = wait()
+                thread, status = self.wait()
             except InterruptedError:
+                self.on_interrupt()
                 continue
             except ChildProcessError:
                 self._tracees.clear()
@@ -158,9 +187,16 @@ class Tracer(threading.Thread):
             else:
                 self._handle(self._noted(Stop(thread, status)))
 
+    def _be_loud(self) -> None:
+        """Nobody is traced: SIGCHLD tells of every stop again, and now of those that it has not told of."""
+        if self._is_quiet:
+            self._is_quiet = False
+            self._quiet.end()
+            os.kill(os.getpid(), signal.SIGCHLD)
+
     def _next_job(self) -> None:
         with self._work:
-            job = self._jobs.popleft() if self._jobs else None
+            job = self.jobs.popleft() if self.jobs else None
             if job:
                 job.taken = True
         if job:
@@ -171,7 +207,7 @@ class Tracer(threading.Thread):
         with self._work:
             if job.taken:
                 return False
-            self._jobs.remove(job)
+            self.jobs.remove(job)
             return True
 
     def _nudge(self) -> None:
@@ -204,3 +240,7 @@ def _let_run(stop: Stop) -> None:
         ptrace.listen(stop.thread)
     else:
         ptrace.resume(stop.thread, 0 if stop.event or stop.at_call else stop.signal)
+
+
+def _nothing() -> None:
+    """What there is to do when nobody has said otherwise."""

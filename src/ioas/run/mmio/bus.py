@@ -56,6 +56,8 @@ class Area(NamedTuple):
     """Where `start` stands in the device file."""
     windows: Windows | None
     """None for memory that is not a device's."""
+    inode: Inode = (0, 0)
+    """The file that it shows."""
 
 
 class Areas:
@@ -70,6 +72,11 @@ class Areas:
         self._question = bytearray(_BLANK)
         self._last_answer = bytearray()
         self._last = Area(0, 0, 0, None)
+
+    @property
+    def maps(self) -> int:
+        """The descriptor of /proc/PID/maps."""
+        return self._fd
 
     def close(self) -> None:
         """Close its descriptors."""
@@ -98,13 +105,15 @@ class Areas:
 
     def _area(self, answer: bytearray) -> Area:
         start, end, offset, inode, major, minor = _FIELDS.unpack(answer)
-        return Area(start, end, offset, self._files.get((os.makedev(major, minor), inode)) if inode else None)
+        known = os.makedev(major, minor), inode
+        return Area(start, end, offset, self._files.get(known) if inode else None, known)
 
     def _look_up(self, address: int) -> Area:
         vma = self._maps.at(address)
         if vma is None:
             return Area(address, address, 0, None)
-        return Area(vma.start, vma.end, vma.offset, self._files.get((vma.device, vma.inode)))
+        known = vma.device, vma.inode
+        return Area(vma.start, vma.end, vma.offset, self._files.get(known), known)
 
 
 class ProgramBus:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from iced_x86 import Decoder, Instruction, MemorySizeExt, Mnemonic, OpKind
+from iced_x86 import Decoder, Instruction, MemorySizeExt, Mnemonic, OpKind, Register
 
 from ioas.run.mmio import displaced, special
+from ioas.run.mmio.compiled import Move
 from ioas.run.mmio.machine import Bus, Cpu, NotEmulated
 from ioas.run.mmio.registers import MASK64, RIP, Slot, Words, address_of, slot
 from ioas.run.mmio.strings import string
@@ -75,6 +76,36 @@ def action_for(instruction: Instruction) -> Action:
         or string(instruction)
         or special.action(instruction)
         or displaced.action(instruction)
+    )
+
+
+def move_of(instruction: Instruction) -> Move | None:
+    """The instruction as a move that is whole registers' or a constant's; None when it is something else."""
+    if instruction.mnemonic in _ZERO_EXTENDING and instruction.op1_kind == OpKind.MEMORY:
+        target = slot(instruction.op0_register)
+        return _move(instruction, False, target.index) if target and target.bits >= 32 else None
+    if instruction.mnemonic not in _STORING or instruction.op0_kind != OpKind.MEMORY:
+        return None
+    if instruction.op1_kind in _IMMEDIATES:
+        return _move(instruction, True, -1)
+    source = slot(instruction.op1_register)
+    return _move(instruction, True, source.index) if source and not source.shift else None
+
+
+def _move(instruction: Instruction, store: bool, register: int) -> Move:
+    constant = instruction.immediate(1) & MASK64 if register < 0 else 0
+    base, index = slot(instruction.memory_base), slot(instruction.memory_index)
+    plain = base and base.bits == 64 and instruction.memory_segment not in (Register.FS, Register.GS)
+    return Move(
+        instruction.len,
+        MemorySizeExt.size(instruction.memory_size),
+        store,
+        register,
+        constant,
+        base.index if base and plain else -1,
+        index.index if index else -1,
+        instruction.memory_index_scale,
+        instruction.memory_displacement,
     )
 
 

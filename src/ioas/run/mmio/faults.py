@@ -6,11 +6,14 @@ import contextlib
 import os
 import signal
 import struct
+import time
 from collections.abc import Callable
 
 from ioas.run import ptrace
-from ioas.run.mmio.decode import LONGEST, Actions, decode
+from ioas.run.mmio.compiled import Accesses
+from ioas.run.mmio.decode import LONGEST, Actions, decode, move_of
 from ioas.run.mmio.machine import MemoryFault, NotEmulated, Silent, StepFault
+from ioas.run.mmio.near import Near
 from ioas.run.mmio.registers import RIP
 from ioas.run.mmio.special import portal
 from ioas.run.mmio.stopped import Space, Stopped
@@ -27,8 +30,15 @@ _PAGE = 4096
 class Faults:
     """Serves faults, one after the other, in the tracer's thread."""
 
-    def __init__(self, wait: Callable[[int], Stop], say: Callable[[str], None]) -> None:
-        """`wait`: `Tracer.wait_for`. `say` is told what is not served."""
+    def __init__(
+        self, wait: Callable[[int], Stop], say: Callable[[str], None], near: Near, accesses: Accesses | None = None
+    ) -> None:
+        """`wait`: `Tracer.wait_for`. `say` is told what is not served.
+
+        `accesses` is taught what it can serve itself.
+        """
+        self._near = near
+        self._accesses = accesses
         self._cpu = Stopped(wait)
         self._quick = self._cpu.quick
         self._actions = Actions()
@@ -36,6 +46,7 @@ class Faults:
 
     def serve(self, thread: int, number: int, space: Space) -> None:
         """Signal `number` is about to be delivered to `thread`: see to it. Raises OSError when the thread is gone."""
+        arrived = time.monotonic_ns()
         cpu, quick, bus = self._cpu, self._quick, space.bus
         quick.get_siginfo(thread)
         code, address = quick.siginfo[1] & _WORD, quick.siginfo[2]
@@ -55,7 +66,19 @@ class Faults:
             return
         if cpu.postponed:
             self._send_postponed()
-        quick.resume(thread)
+        quick.set_registers(thread)
+        if self._accesses:
+            self._teach(self._accesses, thread, space, instruction)
+        self._near.resume(thread, arrived)
+
+    def _teach(self, accesses: Accesses, thread: int, space: Space, code: bytes) -> None:
+        """Let such accesses be served without us from here on."""
+        area = space.bus.area
+        move = move_of(decode(code))
+        if move and area.windows:
+            accesses.know_move(code, move)
+            accesses.know_thread(thread, space.memory, space.maps)
+            accesses.know_window(area.inode, area.windows)
 
     def _stores_to_portal(self, thread: int, space: Space) -> bool:
         """Whether the instruction is one that this processor lacks, or refuses, and that stores to a BAR."""

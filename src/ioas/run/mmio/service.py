@@ -26,6 +26,7 @@ class Mmio:
         """Takes the tracer's `on_stop`. `say` is told what is not served; `stopped`: see `Traps`."""
         self.files = MemoryFiles()
         self._say = say
+        self._tracer = tracer
         self._traps = Traps(tracer, self.files.by_inode, say, stopped)
 
     @contextmanager
@@ -58,6 +59,11 @@ class Mmio:
             return
         self._say(reason)
         raise refuse(EPERM, reason, "object", process)
+
+    def let_spread(self) -> None:
+        """Let threads run on all processors that are theirs, before the program asks or says which these are."""
+        if self._traps.near.keeps:
+            self._tracer.submit(self._traps.near.let_all_go)
 
     def ended(self, thread: int) -> None:
         """A traced thread is gone; for the tracer's thread."""

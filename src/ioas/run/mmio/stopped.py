@@ -52,6 +52,11 @@ class Space:
         self.scratch = 0
         """Where code for `Stopped.step` is put, one page, with a page of data behind it; 0 before it is needed."""
 
+    @property
+    def maps(self) -> int:
+        """The descriptor of its maps."""
+        return self._areas.maps
+
     def close(self) -> None:
         """Close its descriptors."""
         os.close(self.memory)

@@ -16,7 +16,9 @@ from collections.abc import Callable, Mapping
 
 from ioas.run import ptrace
 from ioas.run.mmio.bus import Inode, Windows
+from ioas.run.mmio.compiled import Accesses, library
 from ioas.run.mmio.faults import FAULTS, Faults
+from ioas.run.mmio.near import Near
 from ioas.run.mmio.repeat import take_back_call
 from ioas.run.mmio.stopped import Space
 from ioas.run.ptrace import Stop
@@ -56,9 +58,15 @@ class Traps:
         self._stopped = stopped
         self._spaces: dict[int, Space] = {}
         self._threads: dict[int, Space] = {}
-        self._faults = Faults(tracer.wait_for, say)
+        compiled = library()
+        self._accesses = Accesses(compiled, tracer.jobs) if compiled else None
+        self.near = self._accesses.near if self._accesses else Near()
+        self._faults = Faults(tracer.wait_for, say, self.near, self._accesses)
+        if self._accesses:
+            tracer.wait = self._accesses
         tracer.on_stop = self.handle
         tracer.on_fault = self.fault
+        tracer.on_interrupt = self.near.tick
 
     def trace(self, process: int) -> None:
         """Trace every thread of `process` from here on; from any thread of ours. Raises Traced, Busy."""
@@ -98,10 +106,14 @@ class Traps:
     def _event(self, stop: Stop) -> None:
         thread = stop.thread
         if stop.event in (_EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE):
-            self._tracer.adopt(ptrace.event_message(thread))
+            child = ptrace.event_message(thread)
+            self._tracer.adopt(child)
+            self.near.forked(thread, child)
             ptrace.resume(thread)
         elif stop.event == _EVENT_EXEC:
-            self._tracer.lose(ptrace.event_message(thread))  # who executes takes the number of the first thread
+            former = ptrace.event_message(thread)
+            self._tracer.lose(former)  # who executes takes the number of the first thread
+            self.near.executes(former, thread)
             self._forget(thread)
             self._tracer.release(thread)
         elif stop.event == ptrace.EVENT_STOP and stop.signal != signal.SIGTRAP:
@@ -112,19 +124,26 @@ class Traps:
 
     def ended(self, thread: int) -> None:
         """A thread that was traced is gone."""
+        self.near.ended(thread)
+        if self._accesses:
+            self._accesses.forget_thread(thread)
         space = self._threads.pop(thread, None)
         if space and space.process == thread:  # the first thread's end is told when the others are gone
             self._forget(thread)
 
     def close(self) -> None:
         """Close what is open; nothing may be traced any more."""
+        self.near.close()
         for process in list(self._spaces):
             self._forget(process)
 
     def _forget(self, process: int) -> None:
         space = self._spaces.pop(process, None)
         if space:
-            self._threads = {thread: other for thread, other in self._threads.items() if other is not space}
+            for thread in [thread for thread, other in self._threads.items() if other is space]:
+                del self._threads[thread]
+                if self._accesses:
+                    self._accesses.forget_thread(thread)
             space.close()
 
     def _space(self, thread: int) -> Space:

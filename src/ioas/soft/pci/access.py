@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ioas.soft.pci.bars import Bar, Rom
+from ioas.soft.pci.bars import ROM_INDEX, Bar, Rom
 from ioas.soft.pci.failure import RAISED, ModelError, describe
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def read(function: Function, index: int, offset: int, length: int) -> bytes:
             return msix.read(index, offset, length)
         if isinstance(bar, Rom):
             return bar.contents[offset : offset + length]
-        if (found := _memory_at(function, index, offset, length)) is not None:
+        if function.rams and (found := _memory_at(function, index, offset, length)) is not None:
             return found.tobytes()
         answer = _ask_model(function, index, offset, length)
     if answer is None:
@@ -39,7 +39,7 @@ def write(function: Function, index: int, offset: int, data: bytes) -> None:
             return
         if (msix := function.interrupts.msix) is not None and msix.covers(index, offset):
             msix.write(index, offset, data)
-        elif (found := _memory_at(function, index, offset, len(data))) is not None:
+        elif function.rams and (found := _memory_at(function, index, offset, len(data))) is not None:
             found[:] = data
         elif not _tell_model(function, index, offset, data):
             function.record(f"a write of {len(data)} bytes at {offset:#x} of BAR {index} found nothing that answers")
@@ -54,14 +54,12 @@ def _memory_at(function: Function, index: int, offset: int, length: int) -> memo
 
 
 def _decodes(function: Function, bar: Bar, offset: int, length: int) -> bool:
-    if function.failure is not None:
-        return False
     on = function.io_enabled if bar.is_io else function.memory_enabled
-    if isinstance(bar, Rom):
+    if bar.index == ROM_INDEX and isinstance(bar, Rom):
         on = on and bar.enabled(function.config)
-    if not on:
+    if not on and function.failure is None:
         function.record(f"an access at {offset:#x} of BAR {bar.index} went nowhere: decoding is off")
-    return on and offset >= 0 and offset + length <= bar.size
+    return on and 0 <= offset <= bar.size - length
 
 
 def _ask_model(function: Function, index: int, offset: int, length: int) -> bytes | None:

@@ -49,6 +49,8 @@ class Bar:
         self.size = size
         self.kind: BarKind = kind
         self.prefetchable = prefetchable
+        self.is_io = kind == "io"
+        """Whether the window is in I/O space."""
 
     def register(
         self,
@@ -79,11 +81,6 @@ class Bar:
     def extent(self) -> int:
         """Bytes of address space that it takes."""
         return self.size
-
-    @property
-    def is_io(self) -> bool:
-        """Whether the window is in I/O space."""
-        return self.kind == "io"
 
     @property
     def flags(self) -> int:

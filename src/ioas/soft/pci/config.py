@@ -43,6 +43,8 @@ class Config:
         """
         self.size = size
         self.silent = False
+        self.version = 0
+        """Another one after each change, for who remembers what he has read."""
         """Nothing answers: reads are all ones, writes go nowhere. The device's own side goes on."""
         self._guard = guard
         self._lock = lock if lock is not None else threading.RLock()
@@ -69,6 +71,7 @@ class Config:
             end = min(offset + len(data), self.size)
             for position, new in zip(range(offset, end), data, strict=False):
                 self._write_byte(position, new)
+            self.version += 1
             self._tell(offset, end)
 
     def _write_byte(self, position: int, new: int) -> None:
@@ -89,6 +92,7 @@ class Config:
         """The device's own write: masks and watchers are passed by."""
         with self._lock:
             self._bytes[offset : offset + width] = value.to_bytes(width, "little")
+            self.version += 1
 
     def set_bits(self, offset: int, width: int, bits: int, on: bool) -> None:
         """The device's own change of `bits` in a register."""
@@ -116,6 +120,7 @@ class Config:
                 (self._clearable, clearable),
             ):
                 store[offset : offset + width] = content.to_bytes(width, "little")
+            self.version += 1
 
     def watch(self, offset: int, width: int, action: Callable[[], None]) -> None:
         """Call `action` after each `write` (and `restore`) that touches any of the bytes."""
@@ -129,6 +134,7 @@ class Config:
         """Put every register back to its reset value. Watchers of writes are not told: nothing was written."""
         with self._lock:
             self._bytes[:] = self._initial
+            self.version += 1
             for action in self._reset_watchers:
                 action()
 
@@ -143,6 +149,7 @@ class Config:
             for position, writable in enumerate(self._writable):
                 if writable:
                     self._bytes[position] = self._bytes[position] & ~writable | snapshot[position] & writable
+            self.version += 1
             self._tell(0, self.size)
 
     def capabilities(self) -> Iterator[tuple[int, int]]:

@@ -101,6 +101,8 @@ class Function:
     """What stands between the model's code and those who call it."""
     option_values: dict[str, OptionValue]
     register_values: dict[str, int]
+    rams: Sequence[Ram]
+    """The BARs, and parts of them, that are memory."""
     ram_pages: dict[str, RamPages]
     standstill: Standstill
     """Whether it does anything of its own accord."""
@@ -120,13 +122,14 @@ class Function:
         self.lock = self._make_lock()
         self.option_values = option_values(self.model or type(self).__name__, self._declared.options, options)
         self.register_values = {each.name: each.initial for each in self._declared.registers}
-        self.ram_pages = {}
+        self.rams, self.ram_pages = self._declared.rams, {}
         self.incidents = deque(maxlen=INCIDENTS_KEPT)
         self.on_incident = []
         self.guard = Guard(self)
         self.standstill = Standstill(self)
         size = CONFIG_SIZE if self._is_express() else CONVENTIONAL_SIZE
         self.config = Config(size, self.lock, self.guard.run)
+        self._enables, self._enables_of = 0, -1
         self.dma = Dma(self)
         self._place: Place | None = None
         self._requester: Requester | None = None
@@ -200,18 +203,14 @@ class Function:
         """Six entries; None where there is no BAR (and for the upper half of a mem64 one)."""
         return self._declared.bars
 
-    @property
-    def rams(self) -> Sequence[Ram]:
-        """The BARs, and parts of them, that are memory."""
-        return self._declared.rams
-
     def bar_address(self, index: int) -> int:
         """The bus address of BAR `index` (6: the ROM) now. Raises ValueError when there is none."""
         return self.bar(index).address(self.config)
 
     def bar(self, index: int) -> Bar:
         """BAR `index` (6: the ROM). Raises ValueError when there is none."""
-        bar = self.rom if index == ROM_INDEX else self.bars[index] if 0 <= index < ROM_INDEX else None
+        bars = self._declared.bars
+        bar = bars[index] if 0 <= index < ROM_INDEX else self.rom if index == ROM_INDEX else None
         if bar is None:
             raise ValueError(f"{self} has no BAR {index}")
         return bar
@@ -262,7 +261,11 @@ class Function:
         return self.guard.failure
 
     def _enabled(self, bit: int) -> bool:
-        return self.failure is None and bool(self.config.get(header.COMMAND, 2) & bit) and power_state(self) == 0
+        version = self.config.version
+        if version != self._enables_of:
+            self._enables = self.config.get(header.COMMAND, 2) if power_state(self) == 0 else 0
+            self._enables_of = version
+        return bool(self._enables & bit) and self.guard.failure is None
 
     @property
     def memory_enabled(self) -> bool:

@@ -37,14 +37,10 @@ class Interrupts:
         self._messages: dict[MessageKind, MsiMessages | MsixMessages] = {}
         if placed := function.find(Msi):
             self._messages["msi"] = MsiMessages(function, *placed)
-        if placed_x := function.find(Msix):
-            self._messages["msix"] = MsixMessages(function, *placed_x)
-
-    @property
-    def msix(self) -> MsixMessages | None:
+        self.msix: MsixMessages | None = None
         """The MSI-X controller, which answers for a part of a BAR."""
-        found = self._messages.get("msix")
-        return found if isinstance(found, MsixMessages) else None
+        if placed_x := function.find(Msix):
+            self._messages["msix"] = self.msix = MsixMessages(function, *placed_x)
 
     def count(self, kind: InterruptKind) -> int:
         """How many vectors of `kind` the function has; 0 when it lacks the capability (INTx: the pin)."""

@@ -165,7 +165,10 @@ class VfioDevice:
 
         Follows vfio_pci_vmf_insert_pfn (7.3): memory decoding is on, and the program has not asked for low power.
         """
-        return not self.power.engaged and self.memory_enabled
+        config, power = self._config, self.power
+        if config is None or power.engaged or power.state >= D3HOT:
+            return False
+        return bool(config.virtual[4] & COMMAND_MEMORY) or not self.function.has_command_memory
 
     def allow_mmap(self) -> None:
         """Give BARs the MMAP flag: whoever opens the device can serve loads and stores."""

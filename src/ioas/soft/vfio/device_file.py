@@ -107,14 +107,14 @@ class DeviceFile(ABC):
         with self.device.lock:
             if not (self.bound and self.device.answers_mappings):
                 return None
-            return regions.load(self.device, offset, length)
+            return self.device.function.bar_read(offset >> regions.OFFSET_SHIFT, offset & regions.OFFSET_MASK, length)
 
     def store(self, offset: int, data: bytes) -> bool:
         """A store through a mapping; False where `answers` is."""
         with self.device.lock:
             if not (self.bound and self.device.answers_mappings):
                 return False
-            regions.store(self.device, offset, data)
+            self.device.function.bar_write(offset >> regions.OFFSET_SHIFT, offset & regions.OFFSET_MASK, data)
         return True
 
     def poll(self, caller: Caller) -> int:

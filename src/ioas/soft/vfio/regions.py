@@ -134,23 +134,6 @@ def check_mapping(device: VfioDevice, length: int, shared: bool, offset: int) ->
         )
 
 
-def load(device: VfioDevice, offset: int, length: int) -> bytes:
-    """A load through a mapping, as wide as the processor makes it; ones where a small BAR's page goes on behind it."""
-    index, position = offset >> OFFSET_SHIFT, offset & OFFSET_MASK
-    bar = device.function.bars[index]
-    if bar is None or position + length > bar.size:
-        return b"\xff" * length
-    return device.function.bar_read(index, position, length)
-
-
-def store(device: VfioDevice, offset: int, data: bytes) -> None:
-    """A store through a mapping."""
-    index, position = offset >> OFFSET_SHIFT, offset & OFFSET_MASK
-    bar = device.function.bars[index]
-    if bar is not None and position + len(data) <= bar.size:
-        device.function.bar_write(index, position, data)
-
-
 def _bar(device: VfioDevice, index: int, position: int, count: int) -> tuple[Bar, int]:
     """The BAR, and how many of `count` bytes it has from `position`."""
     bar = device.function.bars[index] if 0 <= index <= uapi.VFIO_PCI_BAR5_REGION_INDEX else None

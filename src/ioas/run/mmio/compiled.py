@@ -1,0 +1,134 @@
+"""The same trap, compiled: `trap.c` makes the system calls of the accesses that are most frequent.
+
+Optional. It is built when ioas is installed, where there is a C compiler (`hatch_build.py`); without it, or with
+``IOAS_COMPILED=no``, everything goes by `ioas.run.mmio.faults`, which takes half as long again. What it does is
+described there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Sized
+from dataclasses import dataclass
+from pathlib import Path
+
+from ioas.run.mmio.bus import Inode, Windows
+from ioas.run.mmio.near import Near
+
+LIBRARY = Path(__file__).with_name("trap.so")
+SWITCH = "IOAS_COMPILED"
+_WORDS = 8
+_THREAD, _STATUS, _WINDOW, _OFFSET, _SIZE, _STORE, _VALUE, _NEAR = range(_WORDS)
+_ACCESS = 0
+_WINDOWS = 64
+_LONGEST = 15
+_WORD_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move between a general register, or to memory a constant, and memory; as `ioas.run.mmio.decode` finds it."""
+
+    length: int
+    """Bytes of the instruction."""
+    size: int
+    """Bytes of the access. A load clears the rest of the register."""
+    store: bool
+    register: int
+    """Word of the registers; -1 for a constant."""
+    constant: int
+    base: int
+    """Of the address, which is base + index * scale + displacement; -1: it is not of that form."""
+    index: int
+    scale: int
+    displacement: int
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled part; None where there is none, or it is not wanted."""
+    if os.environ.get(SWITCH) == "no":
+        return None
+    try:
+        return ctypes.CDLL(str(LIBRARY))
+    except OSError:
+        return None
+
+
+class Accesses:
+    """``wait()`` for tracees, as `ptrace.Waiter`, that serves what accesses it can on the way. For the tracer alone."""
+
+    def __init__(self, compiled: ctypes.CDLL, jobs: Sized) -> None:
+        """`jobs`: what the tracer has to do besides."""
+        compiled.trap_size.restype = ctypes.c_uint64
+        compiled.trap_set_near.restype = ctypes.c_uint64
+        self._state = ctypes.create_string_buffer(compiled.trap_size())
+        self._words = memoryview(self._state).cast("B")[: 8 * _WORDS].cast("q")
+        self._values = memoryview(self._state).cast("B")[: 8 * _WORDS].cast("Q")
+        self._at = ctypes.byref(self._state)
+        self._next, self._go_on = compiled.trap_next, compiled.trap_go_on
+        self._compiled = compiled
+        self._finish = compiled.trap_finish
+        self._windows: dict[int, Windows] = {}
+        self._indexes: dict[Inode, int] = {}
+        self._made = 0
+        self.near = Near(self._set_near)
+        self._jobs = jobs
+
+    def __call__(self) -> tuple[int, int]:
+        """The next thread that has stopped or ended for another reason, and its status. Raises as `ptrace.wait`."""
+        words, values, windows, at, jobs = self._words, self._values, self._windows, self._at, self._jobs
+        found = self._next(at)
+        while found == _ACCESS:
+            window = windows[words[_WINDOW]]
+            if words[_STORE]:
+                data = values[_VALUE].to_bytes(_WORD_BYTES, "little")[: words[_SIZE]]
+                if not window.store(words[_OFFSET], data):
+                    break  # it does not answer, and nothing has been done
+            else:
+                loaded = window.load(words[_OFFSET], words[_SIZE])
+                if loaded is None:
+                    break
+                values[_VALUE] = int.from_bytes(loaded, "little")
+            if jobs or not words[_NEAR]:
+                self._release(words[_THREAD])
+                raise InterruptedError
+            found = self._go_on(at)
+        if found < 0:
+            raise OSError(-found, os.strerror(-found))
+        return words[_THREAD], words[_STATUS]
+
+    def _release(self, thread: int) -> None:
+        arrived = time.monotonic_ns()
+        if self._finish(self._at) == 0:
+            self.near.resume(thread, arrived)
+
+    def know_window(self, inode: Inode, windows: Windows) -> None:
+        """Serve what is mapped of that file."""
+        index = self._indexes.get(inode)
+        if index is None:
+            index, self._made = self._made % _WINDOWS, self._made + 1
+            self._indexes = {known: at for known, at in self._indexes.items() if at != index} | {inode: index}
+            device, number = map(ctypes.c_uint64, inode)
+            self._compiled.trap_learn_window(self._at, ctypes.c_uint64(index), device, number)
+        self._windows[index] = windows
+
+    def know_thread(self, thread: int, memory: int, maps: int) -> None:
+        """Serve that thread; descriptors of its /proc/PID/mem and maps, which stay open until `forget_thread`."""
+        self._compiled.trap_learn_thread(self._at, thread, memory, maps)
+
+    def forget_thread(self, thread: int) -> None:
+        """It is gone, or has other memory now."""
+        self._compiled.trap_forget_thread(self._at, thread)
+
+    def know_move(self, code: bytes, move: Move) -> None:
+        """Serve the instruction that `code` begins with, 15 bytes."""
+        if len(code) == _LONGEST:
+            place = move.register, move.base, move.index, move.scale
+            wide = ctypes.c_uint64(move.displacement), ctypes.c_uint64(move.constant)
+            self._compiled.trap_learn_move(self._at, code, move.length, move.size, move.store, *place, *wide)
+
+    def _set_near(self, thread: int, near: bool) -> int:
+        count: int = self._compiled.trap_set_near(self._at, thread, near)
+        return count

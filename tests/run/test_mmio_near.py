@@ -1,0 +1,134 @@
+"""Threads that access a BAR are kept where we are: nobody sees that, and nothing else stops being told."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from ioas.run.mmio import compiled
+from tests.run.conftest import Runner
+from tests.run.test_signals import running
+
+HEAD = """
+import ctypes, os, signal, threading, time
+from mmio import Device, word
+bar = Device().map(4096)
+def access(count=3000):
+    for _ in range(count):
+        word(bar + 4).value
+def allowed(path="/proc/thread-self/status"):
+    with open(path) as file:
+        return next(line.split()[1] for line in file if line.startswith("Cpus_allowed_list"))
+"""
+
+
+@pytest.fixture(autouse=True, params=["compiled", "python"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled part, and without."""
+    if request.param == "python":
+        monkeypatch.setenv(compiled.SWITCH, "no")
+    elif compiled.library() is None:
+        pytest.skip("ioas was installed where there is no C compiler")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one processor")
+
+
+def output(run: Runner, source: str) -> str:
+    done = run.python(HEAD + source)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_affinity_that_a_program_sees_is_its_own(run: Runner) -> None:
+    source = """
+seen = set()
+for _ in range(20):
+    access(300)
+    seen.add(frozenset(os.sched_getaffinity(0)))
+print([sorted(each) for each in seen])
+"""
+    assert output(run, source) == f"{[sorted(os.sched_getaffinity(0))]}\n"
+
+
+def test_the_affinity_that_a_program_sets_holds(run: Runner) -> None:
+    source = """
+last = max(os.sched_getaffinity(0))
+access()
+os.sched_setaffinity(0, {last})
+access()
+print(os.sched_getaffinity(0) == {last}, allowed() == str(last))
+"""
+    assert output(run, source) == "True True\n"
+
+
+def test_a_child_and_a_thread_do_not_inherit_where_their_maker_is_kept(run: Runner) -> None:
+    source = """
+whole = allowed()
+def child():
+    os._exit(allowed() != whole)
+for _ in range(10):
+    access(300)
+    pid = os.fork()
+    if pid == 0:
+        child()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), end=" ")
+seen = []
+for _ in range(10):
+    access(300)
+    thread = threading.Thread(target=lambda: seen.append(allowed()))
+    thread.start()
+    thread.join()
+print(set(seen) == {whole})
+"""
+    assert output(run, source) == "0 " * 10 + "True\n"
+
+
+def test_who_has_stopped_accessing_may_run_anywhere(run: Runner) -> None:
+    source = """
+whole = allowed()
+access()
+until = time.monotonic() + 10
+while allowed() != whole and time.monotonic() < until:
+    pass
+print(allowed() == whole)
+"""
+    assert output(run, source) == "True\n"
+
+
+def test_a_program_executed_by_a_kept_thread_may_run_anywhere(run: Runner) -> None:
+    source = """
+import sys
+print(allowed(), flush=True)
+access()
+os.execv(sys.executable, [sys.executable, "-c", "import sys; sys.stdout.write(next(line.split()[1] for line in "
+    "open('/proc/self/status') if line.startswith('Cpus_allowed_list')))"])
+"""
+    whole, executed = output(run, source).split()
+    assert executed == whole
+
+
+def test_a_stop_of_an_untraced_program_beside_a_traced_one_stops_the_job(run: Runner) -> None:
+    source = """
+    import os, signal, sys
+    read, write = os.pipe()
+    if os.fork() == 0:
+        from mmio import Device, word
+        bar = Device().map(4096)
+        word(bar).value
+        os.write(write, b"x")
+        signal.pause()
+    os.read(read, 1)
+    os.write(1, b"up\\n")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os.write(1, b"on\\n")
+    signal.pause()
+    """
+    with running(run, source) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert os.WSTOPSIG(status) == signal.SIGSTOP
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"on"
