@@ -239,3 +239,22 @@ def test_the_tree_of_the_description_is_a_tree() -> None:
     for path, node in tree.walk("/sys/bus"):
         if isinstance(node, Link):
             assert isinstance(tree.get(path), Directory)
+
+
+def test_the_doctor_tells_the_truth_about_this_machine_in_one_screen() -> None:
+    """No IOMMU, or a kernel without VFIO, is said where it is so and nowhere else."""
+    devices = sorted(os.listdir("/sys/bus/pci/devices")) if os.path.isdir("/sys/bus/pci/devices") else []
+    if not devices:
+        pytest.skip("this machine has no PCI devices")
+    done = ioas("doctor", devices[-1], "--for", "driver")
+    lines = done.stdout.splitlines()
+    assert "Traceback" not in done.stderr
+    assert len(lines) <= 40
+    verdicts = {line[2:16].strip(): line[16:24].strip() for line in lines[1:] if line[2:3] != " "}
+    grouped = os.path.exists(f"/sys/bus/pci/devices/{devices[-1]}/iommu_group")
+    assert (verdicts["IOMMU"] == "ok") is grouped
+    if os.path.isdir("/sys/bus/pci/drivers/vfio-pci"):
+        assert verdicts["vfio-pci"] == "ok"
+    elif not os.path.exists(f"/sys/bus/pci/devices/{devices[-1]}/driver"):
+        assert verdicts["vfio-pci"] == "no"
+    assert done.returncode == int("no" in verdicts.values())
