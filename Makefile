@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEVICE := 0000:01:00.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench bench-guest reference differential conformance clients headers clean
+.PHONY: help setup run test lint bench bench-guest reference differential fuzz conformance clients headers clean
 
 help: ## list the goals
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,6 +53,9 @@ CALLS ?= 100000
 SEED ?= 1
 differential: setup ## make CALLS random calls (from SEED) on the real kernel and on the software host, and compare
 	@$(BIN)/python -m tests.differential --calls $(CALLS) --seed $(SEED)
+
+fuzz: setup ## make CALLS random calls (from SEED) on iommufd's dispatcher, and say which of its branches they took
+	@$(BIN)/python -m tests.fuzz --calls $(CALLS) --seed $(SEED)
 
 clean: ## remove .venv and what tools left in this directory
 	rm -rf src/ioas/run/mmio/trap.so

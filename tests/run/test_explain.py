@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+from pathlib import Path
 
 from tests.run.conftest import CLIENTS, NO_NAMESPACE, Runner
 
@@ -29,6 +31,27 @@ def test_a_refused_call_is_explained_with_program_call_arguments_errno_reason_an
     assert "iova=0xfee00000" in line
     assert ") = -1 EINVAL: " in line
     assert "0xfee00000-0xfeefffff" in line or "region" in line
+
+
+def test_refused_calls_are_written_down_for_programs(run: Runner, tmp_path: Path) -> None:
+    record = tmp_path / "refusals"
+    done = run.python(REFUSED, options=["--refusals", str(record), "--cap", "ipc_lock"])
+    assert (done.stdout, done.stderr) == ("22\n", "")
+    (line,) = record.read_text().splitlines()
+    refused = json.loads(line)
+    assert refused["process"].startswith("python")
+    assert refused["name"] == "IOMMU_IOAS_MAP"
+    assert refused["call"].startswith("ioctl(IOMMU_IOAS_MAP, {size=40, flags=7, ")
+    assert refused["errno"] == "EINVAL"
+    assert "meets reserved 0xfee00000-0xfeefffff" in refused["reason"]
+    assert refused["culprit"]["kind"] == "region"
+    assert refused["culprit"]["name"].startswith("0xfee00000-0xfeefffff")
+
+
+def test_a_record_that_cannot_be_written_is_said_before_the_program_starts(run: Runner) -> None:
+    done = run("echo", "started", options=["--refusals", "/nowhere/at/all"])
+    assert (done.returncode != 0, done.stdout) == (True, "")
+    assert done.stderr == "ioas: refusals cannot be written to /nowhere/at/all: No such file or directory\n"
 
 
 def test_nothing_is_said_unasked(run: Runner) -> None:

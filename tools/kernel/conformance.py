@@ -62,15 +62,15 @@ class Verdict:
         return table
 
 
-def run(suite: Suite, program: Path) -> Verdict:
-    """Run `suite`, whose program was built as `program`.
+def run(suite: Suite, program: Path, options: Sequence[str] = ()) -> Verdict:
+    """Run `suite`, whose program was built as `program`, with further `options` of ``ioas run``.
 
     Raises EnvironmentRefusal when it printed no TAP at all: then nothing was tested.
     """
     with _huge_pages(suite.hugepages) as enough:
         missing = ({"hugepages"} if not enough else set()) | ({"root"} if os.geteuid() else set())
         started = time.monotonic()
-        output = _output([*IOAS, "run", *suite.ioas, "--", str(program), *suite.arguments])
+        output = _output([*IOAS, "run", *suite.ioas, *options, "--", str(program), *suite.arguments])
         seconds = time.monotonic() - started
     report = parse(output)
     if not report.planned:

@@ -23,6 +23,7 @@ import click
 @click.option("--no-iommu", is_flag=True, help="A machine without an IOMMU, in VFIO's unsafe mode (docs/noiommu.md).")
 @click.option("--iommufd-test", is_flag=True, help="Offer the mock devices of the kernel's selftests.")
 @click.option("--explain", is_flag=True, help="Say why each refused call was refused, and each stopped DMA.")
+@click.option("--refusals", metavar="FILE", help="Write each refused call to FILE, a line of JSON each.")
 @click.option("--summary", is_flag=True, help="Say at the end what was called.")
 @click.option("--strict", is_flag=True, help="Refuse memory for DMA that would not stay pinned (see docs/run.md).")
 @click.option("--with-real", is_flag=True, help="Show the real machine's PCI devices beside the software machine's.")
@@ -43,6 +44,7 @@ def run(
     no_iommu: bool,
     iommufd_test: bool,
     explain: bool,
+    refusals: str | None,
     summary: bool,
     strict: bool,
     with_real: bool,
@@ -79,7 +81,14 @@ def run(
         strict=strict,
         no_iommu=no_iommu,
     )
-    options = Options(explain=explain, summary=summary, namespace=not no_namespace, with_real=with_real, mmio=mmio)
+    options = Options(
+        explain=explain,
+        refusals=refusals,
+        summary=summary,
+        namespace=not no_namespace,
+        with_real=with_real,
+        mmio=mmio,
+    )
     status = Supervisor(host, program, options, mask).run(environment)
     return end_like(status)
 

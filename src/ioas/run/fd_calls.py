@@ -47,7 +47,7 @@ def on_ioctl(server: Server, call: Call) -> int | Outcome:
     try:
         return given.file.ioctl(caller, request, argument)
     except KernelError as error:
-        text = show_ioctl(given.path, request, argument, caller.memory.read) if server.reporter.explain else ""
+        text = show_ioctl(given.path, request, argument, caller.memory.read) if server.reporter.wants_refusals else ""
         server.refused(call, caller, text, request_name(given.path, request), error)
         raise
 

@@ -7,13 +7,14 @@ Warnings that the user must see come always; explanations only with --explain.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import traceback
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from ioas.errors import KernelError
+from ioas.errors import KernelError, Refusal
 from ioas.host.maps import Vma
 from ioas.soft.iommu.taint import Taint
 
@@ -27,8 +28,10 @@ _NO_BREAK = str.maketrans({"\n": "\\n", "\r": "\\r"})
 class Reporter:
     """Writes messages and counts what the summary shows. Safe to use from any thread."""
 
-    def __init__(self, *, explain: bool, summary: bool) -> None:
+    def __init__(self, *, explain: bool, summary: bool, record: TextIO | None = None) -> None:
+        """`record` takes each refusal as a line of JSON."""
         self.explain = explain
+        self._record = record
         self.summary = summary
         self.calls: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -51,6 +54,11 @@ class Reporter:
             self._said.add(message)
             self.say(message)
 
+    @property
+    def wants_refusals(self) -> bool:
+        """Whether what a refused call said is shown or recorded."""
+        return self.explain or self._record is not None
+
     def refused(self, thread: int, process: int, call: str, name: str, error: KernelError) -> None:
         """A call has been refused; `name` is what the summary counts it under."""
         self.refusals[f"{name} {error.refusal.name}"] += 1
@@ -58,6 +66,16 @@ class Reporter:
             culprit = f" ({error.refusal.culprit})" if error.refusal.culprit else ""
             result = f"-1 {error.refusal.name}"
             self.say(f"{who(thread, process)}: {call} = {result}: {error.refusal.reason}{culprit}")
+        if self._record is not None:
+            self._write(self._record, who(thread, process), call, name, error.refusal)
+
+    def _write(self, record: TextIO, process: str, call: str, name: str, refusal: Refusal) -> None:
+        """A line of the record, whole even if several threads write."""
+        culprit = refusal.culprit and {"kind": refusal.culprit.kind, "name": refusal.culprit.name}
+        line = {"process": process, "name": name, "call": call, "errno": refusal.name, "reason": refusal.reason}
+        with contextlib.suppress(OSError):  # a full disk, say
+            record.write(json.dumps({**line, "culprit": culprit}) + "\n")
+            record.flush()
 
     def tainted(self, taint: Taint) -> None:
         """The machine's kernel is tainted."""

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from errno import EBADF
+from typing import TextIO
 
 from ioas.errors import EnvironmentRefusal
 from ioas.run import kernel
@@ -56,13 +57,14 @@ _SWITCH_INTERVAL = 0.0002
 class Options:
     """How a program is run.
 
-    `explain`: report each refused call, DMA fault and pin by address on standard error. `summary`: say at the
-    end what was called. `namespace`: give the program a mount namespace of its own where that is allowed; `with_real`:
-    let it see the real machine's devices as well. `mmio`: how BARs are offered, see `ioas.run.mmio`. Strictness and
-    granted capabilities are the machine's.
+    `explain`: report each refused call, DMA fault and pin by address on standard error. `refusals`: the file that takes
+    each refused call as a line of JSON. `summary`: say at the end what was called. `namespace`: give the program a
+    mount namespace of its own where that is allowed; `with_real`: let it see the real machine's devices as well.
+    `mmio`: how BARs are offered, see `ioas.run.mmio`. Strictness and granted capabilities are the machine's.
     """
 
     explain: bool = False
+    refusals: str | None = None
     summary: bool = False
     namespace: bool = True
     with_real: bool = False
@@ -81,12 +83,14 @@ class Supervisor:
     ) -> None:
         """`argv`: the program, looked up in PATH, and its arguments; `machine` is closed at the end of `run`.
 
-        `mask`: the signal mask that the program shall have, when `take_signals` has been called already.
+        `mask`: the signal mask that the program shall have, when `take_signals` has been called already. Raises
+        EnvironmentRefusal when there is to be a record of refusals and it cannot be written.
         """
         self._machine = machine
         self._argv = list(argv)
         self._options = options
-        self._reporter = Reporter(explain=options.explain, summary=options.summary)
+        record = _open_record(options.refusals) if options.refusals is not None else None
+        self._reporter = Reporter(explain=options.explain, summary=options.summary, record=record)
         self._mask = mask
         self._failure: ProgramError | None = None
 
@@ -248,6 +252,14 @@ def _settle_down(undo: contextlib.ExitStack) -> None:
     gc.freeze()  # what has been built stays; looking through it again would delay calls
     undo.callback(gc.unfreeze)
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _open_record(path: str) -> TextIO:
+    """The file for refusals, empty. It is ours alone: the program does not inherit it. Raises EnvironmentRefusal."""
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentRefusal(f"refusals cannot be written to {path}: {error.strerror}") from None
 
 
 def _let_go_of_inherited() -> None:

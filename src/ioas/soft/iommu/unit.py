@@ -143,7 +143,9 @@ class Unit(ABC):
         Raises KernelError(EOPNOTSUPP) for a type that is not the unit's.
         """
         if kind not in (0, self.info_type):
-            raise refuse(EOPNOTSUPP, f"{self.name} answers with type {self.info_type:#x}, not {kind:#x}", "field", kind)
+            raise refuse(
+                EOPNOTSUPP, f"{self.name} answers with type {self.info_type:#x}, not {kind:#x}", "field", "in_data_type"
+            )
         return self.info_type, self._info()
 
     def reserved_regions(self, requester: Requester) -> list[ReservedRegion]:

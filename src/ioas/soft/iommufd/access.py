@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from errno import EINVAL, ENOENT, EPERM
 from typing import TYPE_CHECKING
 
-from ioas.errors import KernelError, refuse
+from ioas.errors import Culprit, KernelError, refuse
 from ioas.host import PAGE_SIZE, AddressSpace
 from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Area
@@ -36,6 +36,7 @@ class Access(Object):
     __slots__ = ("_unmap", "alignment", "ioas")
 
     kind = "access"
+    creator = Culprit("file", "its open file")
 
     def __init__(self, context: Context, unmap: Unmap | None, *, pins: bool) -> None:
         """`pins` is whether it will pin pages, which wants all of the IOAS aligned to pages.

@@ -17,7 +17,7 @@ from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Argument, Call, argument_of
 from ioas.soft.iommufd.ioas import Ioas, pages_of_user, unmap_range
-from ioas.soft.iommufd.iopt import IoPagetable
+from ioas.soft.iommufd.iopt import IoPagetable, Names
 from ioas.soft.iommufd.ranges import ULONG_MAX
 from ioas.uapi.base import end_of, offset_of
 from ioas.uapi.iommufd import IOMMU_VFIO_IOAS_CLEAR, IOMMU_VFIO_IOAS_GET, IOMMU_VFIO_IOAS_SET, iommu_vfio_ioas
@@ -61,6 +61,7 @@ _INFO_SIZE = 24
 _MAP_FLAGS = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE
 _MAP_SIZE = end_of(vfio_iommu_type1_dma_map, "size")
 _UNMAP_SIZE = end_of(vfio_iommu_type1_dma_unmap, "size")
+_NAMES = Names("size", "iova", "vaddr")
 _PAGE_MASK = -PAGE_SIZE & ULONG_MAX
 _U32_MAX = (1 << 32) - 1
 _NEXT = offset_of(vfio_info_cap_header, "next")
@@ -174,8 +175,7 @@ def _set_iommu(context: Context, caller: Caller, kind: int) -> int:
 def _map_dma(context: Context, caller: Caller, argument: Argument) -> None:
     """Follows iommufd_vfio_map_dma. A mapping that is neither readable nor writable is not refused as such."""
     command = vfio_iommu_type1_dma_map.from_buffer_copy(argument.read(0, _MAP_SIZE))
-    if command.argsz < _MAP_SIZE or command.flags & ~_MAP_FLAGS:
-        raise refuse(EINVAL, f"argsz {command.argsz} or flags {command.flags:#x} are wrong", "field", "flags")
+    _check_head(command.argsz, _MAP_SIZE, command.flags, _MAP_FLAGS)
     prot = int(Prot.CACHE)
     if command.flags & VFIO_DMA_MAP_FLAG_READ:
         prot |= int(Prot.READ)
@@ -183,19 +183,19 @@ def _map_dma(context: Context, caller: Caller, argument: Argument) -> None:
         prot |= int(Prot.WRITE)
     ioas = compat_ioas(context)
     pages = pages_of_user(context, caller, command.vaddr, command.size, prot)
-    ioas.iopt.map((Slice(pages, command.vaddr % PAGE_SIZE, command.size),), command.size, command.iova, prot)
+    parts = (Slice(pages, command.vaddr % PAGE_SIZE, command.size),)
+    ioas.iopt.map(parts, command.size, command.iova, prot, names=_NAMES)
 
 
 def _unmap_dma(context: Context, caller: Caller, argument: Argument) -> None:
     """Follows iommufd_vfio_unmap_dma: what was removed is reported even when something stopped it."""
     command = vfio_iommu_type1_dma_unmap.from_buffer_copy(argument.read(0, _UNMAP_SIZE))
-    if command.argsz < _UNMAP_SIZE or command.flags & ~VFIO_DMA_UNMAP_FLAG_ALL:
-        raise refuse(EINVAL, f"argsz {command.argsz} or flags {command.flags:#x} are wrong", "field", "flags")
+    _check_head(command.argsz, _UNMAP_SIZE, command.flags, VFIO_DMA_UNMAP_FLAG_ALL)
     iopt = compat_ioas(context).iopt
     iova, size = command.iova, command.size
     if command.flags & VFIO_DMA_UNMAP_FLAG_ALL:
         if iova or size:
-            raise refuse(EINVAL, "with FLAG_ALL iova and size must be 0", "field", "flags")
+            raise refuse(EINVAL, "with FLAG_ALL iova and size must be 0", "field", "iova" if iova else "size")
         removed, error = iopt.unmap(0, ULONG_MAX)
     else:
         if not iopt.large_pages:
@@ -205,6 +205,13 @@ def _unmap_dma(context: Context, caller: Caller, argument: Argument) -> None:
     argument.write(0, bytes(command)[:_UNMAP_SIZE])
     if error is not None:
         raise error
+
+
+def _check_head(size: int, least: int, flags: int, known: int) -> None:
+    if size < least:
+        raise refuse(EINVAL, f"argsz {size} is below {least}", "field", "argsz")
+    if flags & ~known:
+        raise refuse(EINVAL, f"flags {flags:#x} are not all known", "field", "flags")
 
 
 def _cut(iopt: IoPagetable, iova: int, size: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from errno import EINVAL, ENODEV, EOPNOTSUPP
 from typing import TYPE_CHECKING, ClassVar
 
-from ioas.errors import KernelError, refuse
+from ioas.errors import Culprit, KernelError, refuse
 from ioas.host import PAGE_SIZE
 from ioas.soft.iommufd.fault import report
 from ioas.soft.iommufd.group import DeviceGroup, Pasid
@@ -49,6 +49,7 @@ class Device(Object):
     __slots__ = ("_requests", "group", "requester", "unit", "vdevice")
 
     kind = "device"
+    creator = Culprit("file", "the device file that bound it")
     holds_context: ClassVar[bool] = True
     """Whether the context lives as long as the device is bound, even if its file is closed."""
     needs_isolated_interrupts: ClassVar[bool] = True

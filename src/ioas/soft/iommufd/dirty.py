@@ -43,7 +43,8 @@ def hwpt_get_dirty_bitmap(call: Call[iommu_hwpt_get_dirty_bitmap]) -> None:
     """
     command = call.command
     if command.flags & ~IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR or command.__reserved:
-        raise refuse(EOPNOTSUPP, "flags or a reserved field are not known", "field", "flags")
+        field = "__reserved" if command.__reserved else "flags"
+        raise refuse(EOPNOTSUPP, f"flags {command.flags:#x} are not all known, or __reserved is not 0", "field", field)
     table = call.context.objects.get(command.hwpt_id, PagingTable)
     iopt = table.ioas.iopt
     _check_range(iopt, command)

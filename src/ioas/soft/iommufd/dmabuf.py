@@ -137,18 +137,20 @@ def dma_buf_of(caller: Caller, fd: int) -> DmaBuf | None:
 
 
 def dma_buf_pages(context: Context, owner: Owner, buffer: DmaBuf, start: int, length: int, writable: bool) -> Pages:
-    """Pages for `length` bytes from byte `start` (iopt_alloc_dmabuf_pages).
-
-    Raises KernelError: EINVAL, ENODEV, EOPNOTSUPP for a DMA-BUF of several pieces.
-    """
-    if start + length > buffer.size:
-        raise refuse(EINVAL, f"the DMA-BUF has {buffer.size} bytes", "field", "length")
-    if buffer.revoked:
-        raise refuse(ENODEV, "the DMA-BUF was taken back by its exporter", "field", "fd")
-    if buffer.ranges != 1:
-        raise refuse(
-            EOPNOTSUPP, f"a DMA-BUF of {buffer.ranges} ranges cannot be mapped, only one of one", "field", "fd"
-        )
+    """Pages for `length` bytes from byte `start`, which there are (iopt_alloc_dmabuf_pages)."""
     offset = start % PAGE_SIZE
     count = offset + length + PAGE_SIZE - 1 >> PAGE_SHIFT
     return DmaBufPages(context, owner, buffer, start - offset, count, writable)
+
+
+def check_dma_buf(buffer: DmaBuf, fd: int, start: int, length: int) -> None:
+    """Whether a part of the DMA-BUF behind `fd` can be mapped (iopt_alloc_dmabuf_pages).
+
+    Raises KernelError: EINVAL, ENODEV when it is taken back, EOPNOTSUPP when it has several pieces.
+    """
+    if start + length > buffer.size:
+        raise refuse(EINVAL, f"the DMA-BUF has only {buffer.size:#x} bytes", "file", fd)
+    if buffer.revoked:
+        raise refuse(ENODEV, "the DMA-BUF was taken back by its exporter", "file", fd)
+    if buffer.ranges != 1:
+        raise refuse(EOPNOTSUPP, f"a DMA-BUF of {buffer.ranges} ranges cannot be mapped, only one of one", "file", fd)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from errno import EINVAL, ENODEV, ENOTTY, ESPIPE
 from typing import TYPE_CHECKING, ClassVar
 
-from ioas.errors import refuse
+from ioas.errors import Culprit, refuse
 from ioas.host import Caller
 from ioas.soft.iommufd.objects import Object
 
@@ -24,6 +24,7 @@ class Queue(Object):
 
     __slots__ = ("changed",)
 
+    creator = Culprit("file", "its open file")
     name: ClassVar[str]
     """Of the anonymous file, as the kernel calls it."""
     writable: ClassVar[bool] = False

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from errno import EINVAL, EOPNOTSUPP, EOVERFLOW
+from errno import EINVAL, EOVERFLOW
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, PAGE_SIZE, Caller, Pin, PinSource
 from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Call
-from ioas.soft.iommufd.dmabuf import DmaBuf, dma_buf_of, dma_buf_pages
-from ioas.soft.iommufd.ioas import MAP_FLAGS, PROT, Ioas, check_length
+from ioas.soft.iommufd.dmabuf import DmaBuf, check_dma_buf, dma_buf_of, dma_buf_pages
+from ioas.soft.iommufd.ioas import MAP_FLAGS, PROT, Ioas, check_length, no_access, too_far, unknown_flags
+from ioas.soft.iommufd.iopt import Names
 from ioas.soft.iommufd.pages import Pages
 from ioas.soft.iommufd.ranges import ULONG_MAX
 from ioas.uapi.iommufd import (
@@ -20,6 +21,7 @@ from ioas.uapi.iommufd import (
     iommu_ioas_map_file,
 )
 
+_NAMES = Names("length", "iova", "start")
 _WRITE = int(Prot.WRITE)
 
 
@@ -38,16 +40,17 @@ def ioas_map_file(call: Call[iommu_ioas_map_file]) -> None:
     command = call.command
     flags, start, length = command.flags, command.start, command.length
     if flags & ~MAP_FLAGS:
-        raise refuse(EOPNOTSUPP, f"flags {flags:#x} are not all known", "field", "flags")
+        raise unknown_flags(flags)
     if command.iova == ULONG_MAX or length == ULONG_MAX:
-        raise refuse(EOVERFLOW, "IOVA and length must be below 2**64-1", "field", "length")
+        raise too_far(iova=command.iova, length=length)
     if not flags & (IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE):
-        raise refuse(EINVAL, "a mapping must be readable or writeable", "field", "flags")
+        raise no_access()
     ioas = call.context.objects.get(command.ioas_id, Ioas)
     prot = PROT[flags]
     pages = _pages_of_file(call, start, length, prot)
     fixed = command.iova if flags & IOMMU_IOAS_MAP_FIXED_IOVA else None
-    command.iova = ioas.iopt.map((Slice(pages, start % PAGE_SIZE, length),), length, fixed, prot, start)
+    parts = (Slice(pages, start % PAGE_SIZE, length),)
+    command.iova = ioas.iopt.map(parts, length, fixed, prot, start, _NAMES)
     call.respond()
 
 
@@ -62,6 +65,7 @@ def _pages_of_file(call: Call[iommu_ioas_map_file], start: int, length: int, pro
     context = call.context
     owner = context.owner_for(call.caller)
     if isinstance(source, DmaBuf):
+        check_dma_buf(source, call.command.fd, start, length)
         return dma_buf_pages(context, owner, source, start, length, bool(prot & _WRITE))
     offset = start % PAGE_SIZE
     count = offset + length + PAGE_SIZE - 1 >> PAGE_SHIFT

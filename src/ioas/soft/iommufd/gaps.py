@@ -86,6 +86,13 @@ class GapIndex:
         """The gaps, by address (for tests and reports)."""
         return iter(sorted(self._last_of.items()))
 
+    def widest(self) -> str:
+        """A gap of the widest size class, in words (for refusals)."""
+        if not self._filled:
+            return "no gap"
+        last = self._classes[self._filled[-1]][0]
+        return f"gap {self._start_of[last]:#x}-{last:#x}"
+
     def first_fit(self, fit: Fit) -> Found | None:
         """The lowest place for `fit`, or None."""
         certain, least = _size_class(fit.certain) + 1, _size_class(fit.length)

@@ -79,7 +79,7 @@ class DeviceGroup:
         """
         attachment = self.attachments.get(pasid)
         if attachment is not None and device in attachment.devices:
-            raise refuse(EBUSY, f"{device.name} is attached to {attachment.table} already", "device", device.name)
+            raise refuse(EBUSY, f"{device.name} is attached to {attachment.table} already", "object", attachment.table)
         if attachment is not None and attachment.table is not table:
             names = ", ".join(other.name for other in attachment.devices)
             raise refuse(
@@ -153,14 +153,15 @@ class DeviceGroup:
     def _check_pasid(self, table: HardwareTable, pasid: Pasid) -> None:
         """Whether tables with and without PASID support would mix (iommufd_hwpt_pasid_compat)."""
         if pasid is None:
-            mixes = any(key is not None for key in self.attachments) and not table.pasid_compatible
+            tables = [table] if any(key is not None for key in self.attachments) else []
         else:
             plain = self.attachments.get(None)
-            mixes = not table.pasid_compatible or (plain is not None and not plain.table.pasid_compatible)
-        if mixes:
-            raise refuse(
-                EINVAL, f"{table} and PASIDs do not go together: allocate it with ALLOC_PASID", "object", table
-            )
+            tables = [table] if plain is None else [table, plain.table]
+        for mixed in tables:
+            if not mixed.pasid_compatible:
+                raise refuse(
+                    EINVAL, f"{mixed} and PASIDs do not go together: allocate it with ALLOC_PASID", "object", mixed
+                )
 
     def _switch(self, domain: AnyDomain, old: AnyDomain | None, pasid: Pasid) -> None:
         """Attach every requester of the group, bound or not; on failure all go back to `old`.

@@ -74,8 +74,10 @@ class HwQueue(Object):
 def hw_queue_alloc(call: Call[iommu_hw_queue_alloc]) -> None:
     """IOMMU_HW_QUEUE_ALLOC. Follows iommufd_hw_queue_alloc_ioctl."""
     command, objects = call.command, call.context.objects
-    if command.flags or command.type == IOMMU_HW_QUEUE_TYPE_DEFAULT:
-        raise refuse(EOPNOTSUPP, f"flags {command.flags:#x} or type {command.type:#x} are not known", "field", "flags")
+    if command.flags:
+        raise refuse(EOPNOTSUPP, f"flags {command.flags:#x} are not known", "field", "flags")
+    if command.type == IOMMU_HW_QUEUE_TYPE_DEFAULT:
+        raise refuse(EOPNOTSUPP, f"type {command.type} is that of no queue", "field", "type")
     if not command.length:
         raise refuse(EINVAL, "length is 0", "field", "length")
     if command.nesting_parent_iova + command.length - 1 > ULONG_MAX:

@@ -51,6 +51,10 @@ class HardwareTable(Object):
         """The table that is filled from an IOAS: this one, or the parent of a nested one (find_hwpt_paging)."""
         raise NotImplementedError
 
+    def uses(self) -> Sequence[Object]:
+        """Who is told about faults."""
+        return () if self.fault is None else (self.fault,)
+
     def report_to(self, queue: FaultQueue) -> None:
         """Let page faults of attached devices go to `queue`, for good."""
         self.fault = queue
@@ -107,8 +111,8 @@ class PagingTable(HardwareTable):
         self.ioas.tables.append(self)
 
     def uses(self) -> Sequence[Object]:
-        """The IOAS."""
-        return (self.ioas,)
+        """The IOAS, and who is told about faults."""
+        return (self.ioas, *super().uses())
 
     def destroy(self) -> None:
         """Unmap everything and free the domain: no device uses it any more."""

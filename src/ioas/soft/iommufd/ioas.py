@@ -12,7 +12,7 @@ from ioas.host import PAGE_SHIFT, PAGE_SIZE, AddressSpace, Caller
 from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Call
-from ioas.soft.iommufd.iopt import IoPagetable, Unmapped, end_of_range
+from ioas.soft.iommufd.iopt import IoPagetable, Names, Unmapped, end_of_range
 from ioas.soft.iommufd.objects import Object
 from ioas.soft.iommufd.pages import Pages
 from ioas.soft.iommufd.ranges import ULONG_MAX, AllowedRanges, Span
@@ -46,6 +46,7 @@ PROT: dict[int, int] = {
 Always cache coherent: user space has no means to flush caches (conv_iommu_prot).
 """
 
+_COPY_NAMES = Names("length", "dst_iova", "src_iova")
 _RANGE = struct.Struct("<QQ")
 _RANGES_AT_ONCE = PAGE_SIZE // _RANGE.size
 
@@ -115,12 +116,14 @@ def ioas_map(call: Call[iommu_ioas_map]) -> None:
     command = call.command
     flags = command.flags
     iova, length = command.iova, command.length
-    if flags & ~MAP_FLAGS or command.__reserved:
-        raise _unknown_flags(flags)
+    if flags & ~MAP_FLAGS:
+        raise unknown_flags(flags)
+    if command.__reserved:
+        raise refuse(EOPNOTSUPP, "a reserved field is not 0", "field", "__reserved")
     if iova == ULONG_MAX or length == ULONG_MAX:
-        raise _too_far()
+        raise too_far(iova=iova, length=length)
     if not flags & _ACCESS_FLAGS:
-        raise _no_access()
+        raise no_access()
     ioas = call.context.objects.get(command.ioas_id, Ioas)
     prot = PROT[flags]
     address = command.user_va
@@ -157,17 +160,17 @@ def ioas_copy(call: Call[iommu_ioas_copy]) -> None:
     command = call.command
     flags, length = command.flags, command.length
     if flags & ~MAP_FLAGS:
-        raise _unknown_flags(flags)
+        raise unknown_flags(flags)
     if ULONG_MAX in (length, command.src_iova, command.dst_iova):
-        raise _too_far()
+        raise too_far(length=length, src_iova=command.src_iova, dst_iova=command.dst_iova)
     if not flags & _ACCESS_FLAGS:
-        raise _no_access()
+        raise no_access()
     objects = call.context.objects
     slices = objects.get(command.src_ioas_id, Ioas).iopt.slices(command.src_iova, length)
     target = objects.get(command.dst_ioas_id, Ioas)
     where = command.dst_iova if flags & IOMMU_IOAS_MAP_FIXED_IOVA else None
-    first = slices[0]
-    command.dst_iova = target.iopt.map(slices, length, where, PROT[flags], first.pages.start + first.byte)
+    address = slices[0].pages.start + slices[0].byte
+    command.dst_iova = target.iopt.map(slices, length, where, PROT[flags], address, _COPY_NAMES)
     call.respond()
 
 
@@ -180,7 +183,7 @@ def ioas_unmap(call: Call[iommu_ioas_unmap]) -> None:
         removed, error = ioas.iopt.unmap(0, ULONG_MAX)
     else:
         if iova == ULONG_MAX or length == ULONG_MAX:
-            raise _too_far()
+            raise too_far(iova=iova, length=length)
         removed, error = unmap_range(ioas.iopt, iova, length)
         if error is None and not removed:
             error = refuse(ENOENT, f"nothing is mapped at IOVA {iova:#x}-{iova + length - 1:#x}", "address", iova)
@@ -228,13 +231,17 @@ def _read_ranges(memory: AddressSpace, address: int, count: int) -> Iterator[Spa
         index += number
 
 
-def _unknown_flags(flags: int) -> KernelError:
-    return refuse(EOPNOTSUPP, f"flags {flags:#x} are not all known, or a reserved field is not 0", "field", "flags")
+def unknown_flags(flags: int) -> KernelError:
+    """The refusal of flags that are not all known."""
+    return refuse(EOPNOTSUPP, f"flags {flags:#x} are not all known", "field", "flags")
 
 
-def _too_far() -> KernelError:
-    return refuse(EOVERFLOW, "IOVA and length must be below 2**64-1", "field", "length")
+def too_far(**fields: int) -> KernelError:
+    """The refusal of fields one of which is 2**64-1."""
+    name = next(name for name, value in fields.items() if value == ULONG_MAX)
+    return refuse(EOVERFLOW, f"{name} must be below 2**64-1", "field", name)
 
 
-def _no_access() -> KernelError:
+def no_access() -> KernelError:
+    """The refusal of a mapping for nothing."""
     return refuse(EINVAL, "a mapping must be readable or writeable", "field", "flags")

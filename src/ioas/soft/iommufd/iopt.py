@@ -31,6 +31,17 @@ _TRIES = 101
 """How often accesses are asked to let go of an area before the unmap gives up."""
 
 
+class Names(NamedTuple):
+    """What a command calls the length, the IOVA, and where the memory stands, for refusals."""
+
+    length: str
+    iova: str
+    source: str
+
+
+NAMES = Names("length", "iova", "user_va")
+
+
 class Unmapped(NamedTuple):
     """How far an unmap came: bytes removed, and what stopped it."""
 
@@ -95,23 +106,32 @@ class IoPagetable:
 
     # -- mapping
 
-    def map(self, slices: Sequence[Slice], length: int, iova: int | None, prot: int, address: int = 0) -> int:
+    def map(
+        self,
+        slices: Sequence[Slice],
+        length: int,
+        iova: int | None,
+        prot: int,
+        address: int = 0,
+        names: Names = NAMES,
+    ) -> int:
         """Map `slices`, `length` bytes in all, one after the other; return where (iopt_map_pages).
 
-        `iova` None picks the place, which then keeps the alignment of `address` (where the first byte stands).
+        `iova` None picks the place, which then keeps the alignment of `address` (where the first byte stands). `names`
+        are the fields that refusals name.
 
         Raises KernelError, with nothing changed: EINVAL misaligned or reserved, EOVERFLOW, EEXIST, ENOSPC, EPERM for
         writing to pages mapped for reading; with a domain also what pinning raises.
         """
         if length & self.alignment - 1 or not length:
-            raise self._misaligned("length", length)
+            raise self._misaligned(names.length, length)
         found = None
         if iova is None:
             found = self.room.place(address, length, self.alignment)
             iova = found.address
         else:
-            self._check_free(iova, length)
-        areas = self._make_areas(slices, iova, prot)
+            self._check_free(iova, length, names)
+        areas = self._make_areas(slices, iova, prot, names)
         self._filling.fill(areas)
         for area in areas:
             self.areas.add(area)
@@ -122,10 +142,10 @@ class IoPagetable:
                 self.room.take(area.start, area.last, None)
         return iova
 
-    def _check_free(self, iova: int, length: int) -> None:
+    def _check_free(self, iova: int, length: int, names: Names) -> None:
         """Follows iopt_check_iova."""
         if iova & self.alignment - 1:
-            raise self._misaligned("iova", iova)
+            raise self._misaligned(names.iova, iova)
         last = iova + length - 1
         if last > ULONG_MAX:
             raise _past_the_end(iova, length)
@@ -136,7 +156,7 @@ class IoPagetable:
         if area is not None and area.last >= iova:
             raise refuse(EEXIST, f"IOVA {iova:#x}-{last:#x} is mapped already at {area}", "area", area)
 
-    def _make_areas(self, slices: Sequence[Slice], iova: int, prot: int) -> list[Area]:
+    def _make_areas(self, slices: Sequence[Slice], iova: int, prot: int, names: Names) -> list[Area]:
         """Areas for `slices` from `iova`, not yet in the table. Follows iopt_insert_area."""
         areas = []
         for pages, byte, length in slices:
@@ -144,7 +164,7 @@ class IoPagetable:
             if prot & _WRITE and not pages.writable:
                 raise refuse(EPERM, f"{pages} were mapped for reading only, and are to be written", "field", "flags")
             if byte % PAGE_SIZE & self.alignment - 1:
-                raise self._misaligned("offset in the page", byte % PAGE_SIZE)
+                raise self._misaligned(names.source, byte % PAGE_SIZE, " bytes into its page")
             last = iova + length - 1
             if last > ULONG_MAX:
                 raise _past_the_end(iova, length)
@@ -152,10 +172,22 @@ class IoPagetable:
             iova = last + 1
         return areas
 
-    def _misaligned(self, what: str, value: int) -> KernelError:
+    def _misaligned(self, what: str, value: int, unit: str = "") -> KernelError:
         if not value:
             return refuse(EINVAL, f"{what} is 0", "field", what)
-        return refuse(EINVAL, f"{what} {value:#x} is not a multiple of {self.alignment}", "field", what)
+        why = self._why_aligned()
+        number = f"{value:#x}{unit}"
+        return refuse(EINVAL, f"{what} is {number}, which is no multiple of {self.alignment}, {why}", "field", what)
+
+    def _why_aligned(self) -> str:
+        """Who wants the alignment, for refusals."""
+        for domain in self.domains:
+            if domain.granule == self.alignment:
+                return f"the smallest page of {domain.unit.name}"
+        for access in self.accesses:
+            if access.alignment == self.alignment:
+                return f"as {access} wants"
+        return "as large pages are turned off"
 
     # -- unmapping
 

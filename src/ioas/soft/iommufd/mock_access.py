@@ -67,7 +67,7 @@ class AccessFile:
                 self._items.remove(item)
                 self.access.unpin_pages(item.iova, item.length)
                 return
-        raise refuse(ENOENT, f"{self.access} has no pin {number}", "object", number)
+        raise refuse(ENOENT, f"{self.access} has no pin {number}", "object", f"pin {number} of {self.access}")
 
     def _unmap(self, iova: int, length: int) -> None:
         for item in list(self._items):

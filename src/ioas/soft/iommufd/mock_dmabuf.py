@@ -62,7 +62,7 @@ def dmabuf_revoke(call: Call[iommu_test_cmd]) -> None:
     asked = call.command.dmabuf_revoke
     buffer = dma_buf_of(call.caller, asked.dmabuf_fd)
     if buffer is None:
-        raise refuse(EINVAL, "the descriptor is no DMA-BUF", "file", f"fd {asked.dmabuf_fd}")
+        raise refuse(EINVAL, "the descriptor is no DMA-BUF", "file", asked.dmabuf_fd)
     if not isinstance(buffer.source, _Memory):
-        raise refuse(EOPNOTSUPP, "the DMA-BUF is not one of the tests'", "file", f"fd {asked.dmabuf_fd}")
+        raise refuse(EOPNOTSUPP, "the DMA-BUF is not one of the tests'", "file", asked.dmabuf_fd)
     buffer.set_revoked(bool(asked.revoked))

@@ -57,7 +57,7 @@ class MockNested(UserDomain):
             raise refuse(EINVAL, f"data_type {array.kind:#x} is not the selftest's", "field", "data_type")
         for index in range(array.count):
             entry = array.entry(index, IOMMU_HWPT_INVALIDATE_DATA_SELFTEST, iommu_hwpt_invalidate_selftest, "iotlb_id")
-            _check_entry(entry.flags, entry.iotlb_id, MOCK_NESTED_DOMAIN_IOTLB_ID_MAX)
+            _check_entry(entry.flags, "iotlb_id", entry.iotlb_id, MOCK_NESTED_DOMAIN_IOTLB_ID_MAX)
             _clear(self.values, entry.flags, entry.iotlb_id)
             array.done += 1
 
@@ -70,9 +70,9 @@ class MockViommu(ViommuModel):
         self._queues: dict[int, Object] = {}
 
     @property
-    def mapped(self) -> bool:
-        """Whether a program maps the window."""
-        return self._window is not None and self._window.mapped
+    def mapped_at(self) -> int | None:
+        """The window's offset, while a program maps it."""
+        return self._window.offset if self._window is not None and self._window.mapped else None
 
     def start(self, data: UserData | None) -> None:
         """Follows mock_viommu_init: with data there is a window, whose first word is the user's."""
@@ -105,7 +105,7 @@ class MockViommu(ViommuModel):
         if not array.count and array.kind == kind:
             return
         for entry in array.entries(kind, iommu_viommu_invalidate_selftest):
-            _check_entry(entry.flags, entry.cache_id, MOCK_DEV_CACHE_ID_MAX)
+            _check_entry(entry.flags, "cache_id", entry.cache_id, MOCK_DEV_CACHE_ID_MAX)
             vdevice = self.viommu.vdevices.get(entry.vdev_id)
             if vdevice is None:
                 raise refuse(EINVAL, f"{self.viommu} has no vDEVICE {entry.vdev_id:#x}", "field", "vdev_id")
@@ -148,11 +148,11 @@ def make_mock_nested(parent: Domain, flags: int, data: UserData, viommu: Viommu 
     return MockNested(parent, asked.iotlb, viommu)
 
 
-def _check_entry(flags: int, number: int, last: int) -> None:
+def _check_entry(flags: int, field: str, number: int, last: int) -> None:
     if flags & ~IOMMU_TEST_INVALIDATE_FLAG_ALL:
         raise refuse(EOPNOTSUPP, f"flags {flags:#x} are not all known", "field", "flags")
     if number > last:
-        raise refuse(EINVAL, f"entry {number} is above {last}", "field", "id")
+        raise refuse(EINVAL, f"{field} {number} is above {last}", "field", field)
 
 
 def _clear(values: list[int], flags: int, number: int) -> None:

@@ -52,7 +52,7 @@ class NestedTable(HardwareTable):
 
     def uses(self) -> Sequence[Object]:
         """The parent, and who is told about faults."""
-        return (self.parent,) if self.fault is None else (self.parent, self.fault)
+        return (self.parent, *super().uses())
 
     def destroy(self) -> None:
         """No device uses it any more."""
@@ -68,8 +68,10 @@ def make_nested(parent: PagingTable | Viommu, device: Device, flags: int, data: 
     """
     if isinstance(parent, Viommu) and parent.unit is not device.unit:
         raise refuse(EINVAL, f"{parent} is one of {parent.unit.name}, not of {device.unit.name}", "object", parent)
-    if flags & ~_NESTED_FLAGS or data is None:
-        raise refuse(EOPNOTSUPP, f"flags {flags:#x} do not go with a nested table, or it has no data", "field", "flags")
+    if flags & ~_NESTED_FLAGS:
+        raise refuse(EOPNOTSUPP, f"flags {flags:#x} do not go with a nested table", "field", "flags")
+    if data is None:
+        raise refuse(EOPNOTSUPP, f"a table on {parent} is nested, and wants data", "field", "data_type")
     if isinstance(parent, Viommu):
         return _on_top(parent, parent.model.make_nested(flags & ~IOMMU_HWPT_FAULT_ID_VALID, data), flags)
     device.check_nesting()
@@ -102,8 +104,8 @@ def _invalidate(call: Call[iommu_hwpt_invalidate], array: UserArray) -> None:
     command = call.command
     if command.__reserved:
         raise refuse(EOPNOTSUPP, "a reserved field is not 0", "field", "__reserved")
-    if array.count and (not array.address or not 0 < array.length <= PAGE_SIZE or array.count > _ENTRIES_MAX):
-        raise refuse(EINVAL, f"{array.count} entries of {array.length} bytes cannot be taken", "field", "entry_num")
+    if array.count:
+        _check_shape(array)
     target = call.context.objects.get(command.hwpt_id, Object)
     if isinstance(target, NestedTable):
         target.domain.invalidate(array)
@@ -111,3 +113,12 @@ def _invalidate(call: Call[iommu_hwpt_invalidate], array: UserArray) -> None:
         target.model.invalidate(array)
     else:
         raise refuse(EINVAL, f"{target} is neither a nested page table nor a vIOMMU", "object", target)
+
+
+def _check_shape(array: UserArray) -> None:
+    if not array.address:
+        raise refuse(EINVAL, "the entries have no address", "field", "data_uptr")
+    if not 0 < array.length <= PAGE_SIZE:
+        raise refuse(EINVAL, f"an entry has 1 to {PAGE_SIZE} bytes, not {array.length}", "field", "entry_len")
+    if array.count > _ENTRIES_MAX:
+        raise refuse(EINVAL, f"{array.count} entries are more than {_ENTRIES_MAX}", "field", "entry_num")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from errno import EBUSY, ENOENT
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from ioas.errors import refuse
+from ioas.errors import Culprit, refuse
 
 if TYPE_CHECKING:
     from ioas.soft.iommufd.context import Context
@@ -28,6 +28,8 @@ class Object:
 
     kind: ClassVar[str] = "object"
     """For refusals: "IOAS", "page table", ..."""
+    creator: ClassVar[Culprit] = Culprit("object", "its creator")
+    """For refusals: who holds it beside other objects."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -41,7 +43,7 @@ class Object:
         """The objects that this one depends on, and that cannot go before it (for refusals)."""
         return ()
 
-    def held_by(self) -> str | None:
+    def held_by(self) -> Culprit | None:
         """What keeps it from being destroyed although no object does; asked last."""
         return None
 
@@ -99,7 +101,9 @@ class ObjectTable:
         if isinstance(entry, kind):
             return entry
         wanted = f"no {kind.kind} has id {number}"
-        raise refuse(ENOENT, f"{wanted}; that is {entry}" if entry is not None else wanted, "object", number)
+        if entry is None:
+            raise refuse(ENOENT, wanted, "object", number)
+        raise refuse(ENOENT, f"{wanted}; that is {entry}", "object", entry)
 
     def destroy(self, number: int) -> None:
         """Destroy the object `number` (iommufd_object_remove).
@@ -107,10 +111,12 @@ class ObjectTable:
         Raises KernelError: ENOENT when there is none, EBUSY while something else uses it.
         """
         entry = self.get(number, Object)
-        if entry.users != 1:
-            raise refuse(EBUSY, f"{entry} is in use ({', '.join(self.users_of(entry))})", "object", entry)
-        if (holder := entry.held_by()) is not None:
-            raise refuse(EBUSY, f"{entry} is in use ({holder})", "object", entry)
+        users = self.users_of(entry) if entry.users != 1 else []
+        if not users and (holder := entry.held_by()) is not None:
+            users = [holder]
+        if users:
+            names = ", ".join(user.name for user in users)
+            raise refuse(EBUSY, f"{entry} is in use by {names}", users[0].kind, names)
         self._drop(entry)
 
     def put_and_destroy(self, entry: Object) -> bool:
@@ -136,13 +142,12 @@ class ObjectTable:
                     self._drop(entry)
                     progress = True
 
-    def users_of(self, entry: Object) -> list[str]:
-        """Who uses `entry`: objects by name, and how many others (for refusals)."""
-        names = [str(other) for other in self if entry in other.uses()]
-        others = entry.users - 1 - len(names)
-        if others > 0:
-            names.append("its creator" if others == 1 else f"{others} others")
-        return names
+    def users_of(self, entry: Object) -> list[Culprit]:
+        """Who uses `entry`: objects by name, and whoever made it (for refusals)."""
+        users = [Culprit("object", str(other)) for other in self if entry in other.uses()]
+        if entry.users - 1 > len(users):
+            users.append(entry.creator)
+        return users
 
     def _drop(self, entry: Object) -> None:
         del self._objects[entry.id]

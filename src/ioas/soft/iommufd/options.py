@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EBUSY, EINVAL, EOPNOTSUPP, EPERM
+from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
 from ioas.host import Capability
@@ -17,6 +18,9 @@ from ioas.uapi.iommufd import (
     IOMMU_OPTION_RLIMIT_MODE,
     iommu_option,
 )
+
+if TYPE_CHECKING:
+    from ioas.soft.iommufd.context import Context
 
 _MODES = {0: AccountMode.USER, 1: AccountMode.MM}
 
@@ -46,11 +50,18 @@ def _rlimit_mode(call: Call[iommu_option]) -> None:
     if not call.caller.capable(Capability.SYS_RESOURCE):
         raise refuse(EPERM, "RLIMIT_MODE is for CAP_SYS_RESOURCE only", "capability", "CAP_SYS_RESOURCE")
     if len(context.objects):
-        raise refuse(EBUSY, f"RLIMIT_MODE cannot change: there are {len(context.objects)} objects", "field", "val64")
+        raise refuse(
+            EBUSY, f"RLIMIT_MODE cannot change: there are {len(context.objects)} objects", "object", _first(context)
+        )
     mode = _MODES.get(command.val64)
     if mode is None:
         raise refuse(EINVAL, f"RLIMIT_MODE is 0 (user) or 1 (process), not {command.val64}", "field", "val64")
     context.account_mode = mode
+
+
+def _first(context: Context) -> str:
+    """The first object, for the refusal; ids of buried ones have none."""
+    return next((str(entry) for entry in context.objects), "the ids of destroyed vDEVICEs")
 
 
 def _huge_pages(call: Call[iommu_option]) -> None:

@@ -49,7 +49,7 @@ def _all_pages(context: Context) -> list[Pages]:
     for ioas in _spaces(context):
         for area in ioas.iopt.areas:
             if not area.pages.of_file:
-                raise refuse(EINVAL, f"area {area} of {ioas} is not a mapping of a file", "area", area)
+                raise refuse(EINVAL, f"area {area} of {ioas} is not a mapping of a file", "area", f"{area} of {ioas}")
             found[id(area.pages)] = area.pages
     return list(found.values())
 

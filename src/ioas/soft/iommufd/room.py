@@ -103,7 +103,10 @@ class Room:
         found = self._first_fit(Fit(length, alignment, address % PAGE_SIZE))
         if found is None:
             where = "the allowed ranges" if self.allowed else "IOVA"
-            raise refuse(ENOSPC, f"no gap in {where} takes {length:#x} bytes aligned to {alignment:#x}", "limit", where)
+            widest = self._current_gaps().widest()
+            raise refuse(
+                ENOSPC, f"no gap in {where} takes {length:#x} bytes aligned to {alignment:#x}", "limit", widest
+            )
         return found
 
     def take(self, start: int, last: int, found: Found | None) -> None:

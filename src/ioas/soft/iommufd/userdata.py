@@ -20,6 +20,8 @@ class UserData(NamedTuple):
     address: int
     length: int
     memory: AddressSpace
+    length_field: str = "data_len"
+    """The field that says the length, for refusals."""
 
     def take(self, kind: int, struct: type[S], last: str) -> S:
         """Copy it in, if it is of type `kind`; `last` is the last field of its first version.
@@ -30,7 +32,8 @@ class UserData(NamedTuple):
         if self.kind != kind:
             raise refuse(EINVAL, f"data_type {self.kind:#x} is not {kind:#x}", "field", "data_type")
         if not minimum <= self.length <= size:
-            raise refuse(EINVAL, f"data_len {self.length} is not in {minimum} to {size}", "field", "data_len")
+            name = self.length_field
+            raise refuse(EINVAL, f"{name} {self.length} is not in {minimum} to {size}", "field", name)
         data: S = struct.from_buffer_copy(self.memory.read(self.address, self.length).ljust(size, b"\0"))
         return data
 
@@ -53,7 +56,7 @@ class UserArray:
     def entry(self, index: int, kind: int, struct: type[S], last: str) -> S:
         """Copy one entry in. Raises as `UserData.take`."""
         place = self.address + self.length * index
-        return UserData(self.kind, place, self.length, self.memory).take(kind, struct, last)
+        return UserData(self.kind, place, self.length, self.memory, "entry_len").take(kind, struct, last)
 
     def entries(self, kind: int, struct: type[S]) -> list[S]:
         """Copy all of them in (iommu_copy_struct_from_full_user_array).
@@ -61,8 +64,10 @@ class UserArray:
         Raises KernelError: EINVAL for another type or no entry, E2BIG when an entry says more than is known, EFAULT.
         """
         size = sizeof(struct)
-        if self.kind != kind or not self.count:
-            raise refuse(EINVAL, f"no entries, or data_type {self.kind:#x} is not {kind:#x}", "field", "data_type")
+        if self.kind != kind:
+            raise refuse(EINVAL, f"data_type {self.kind:#x} is not {kind:#x}", "field", "data_type")
+        if not self.count:
+            raise refuse(EINVAL, "there are no entries", "field", "entry_num")
         if self.length == size:
             raw = self.memory.read(self.address, self.count * size)
             return [struct.from_buffer_copy(raw, at) for at in range(0, len(raw), size)]

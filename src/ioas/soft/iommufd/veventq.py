@@ -106,8 +106,11 @@ class EventQueue(Queue):
 def veventq_alloc(call: Call[iommu_veventq_alloc]) -> None:
     """IOMMU_VEVENTQ_ALLOC. Follows iommufd_veventq_alloc."""
     command, objects = call.command, call.context.objects
-    if command.flags or command.__reserved or command.type == IOMMU_VEVENTQ_TYPE_DEFAULT:
-        raise refuse(EOPNOTSUPP, "flags, the type or a reserved field are not known", "field", "flags")
+    if command.flags or command.__reserved:
+        field = "flags" if command.flags else "__reserved"
+        raise refuse(EOPNOTSUPP, f"{field} must be 0", "field", field)
+    if command.type == IOMMU_VEVENTQ_TYPE_DEFAULT:
+        raise refuse(EOPNOTSUPP, f"type {command.type} is that of no events", "field", "type")
     if not 0 < command.veventq_depth <= _DEPTH_MAX:
         raise refuse(EINVAL, f"depth {command.veventq_depth} is not in 1 to {_DEPTH_MAX}", "field", "veventq_depth")
     viommu = objects.get(command.viommu_id, Viommu)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from errno import EEXIST, EINVAL, ENOENT, EOPNOTSUPP
 from typing import TYPE_CHECKING, Protocol
 
-from ioas.errors import KernelError, refuse
+from ioas.errors import Culprit, KernelError, refuse
 from ioas.soft.iommufd.device import Device
 from ioas.soft.iommufd.dispatch import Call
 from ioas.soft.iommufd.hwpt import PagingTable
@@ -30,9 +30,9 @@ class ViommuModel:
     viommu: Viommu
 
     @property
-    def mapped(self) -> bool:
-        """Whether a program maps memory of this vIOMMU."""
-        return False
+    def mapped_at(self) -> int | None:
+        """The offset in the iommufd file of memory of this vIOMMU that a program maps; None while it maps none."""
+        return None
 
     def start(self, data: UserData | None) -> None:
         """Take the user's data, and answer into it. Raises KernelError, with nothing left behind."""
@@ -96,9 +96,10 @@ class Viommu(Object):
                 return number
         return None
 
-    def held_by(self) -> str | None:
+    def held_by(self) -> Culprit | None:
         """A mapping of its memory."""
-        return "a mapping of its memory" if self.model.mapped else None
+        offset = self.model.mapped_at
+        return None if offset is None else Culprit("file", f"a mapping of /dev/iommu at offset {offset:#x}")
 
     def uses(self) -> Sequence[Object]:
         """The nesting parent."""
@@ -142,8 +143,10 @@ class VirtualDevice(Object):
 def viommu_alloc(call: Call[iommu_viommu_alloc]) -> None:
     """IOMMU_VIOMMU_ALLOC. Follows iommufd_viommu_alloc_ioctl."""
     command, objects = call.command, call.context.objects
-    if command.flags or command.type == IOMMU_VIOMMU_TYPE_DEFAULT:
-        raise refuse(EOPNOTSUPP, f"flags {command.flags:#x} or type {command.type:#x} are not known", "field", "flags")
+    if command.flags:
+        raise refuse(EOPNOTSUPP, f"flags {command.flags:#x} are not known", "field", "flags")
+    if command.type == IOMMU_VIOMMU_TYPE_DEFAULT:
+        raise refuse(EOPNOTSUPP, f"type {command.type} is that of no vIOMMU", "field", "type")
     device = objects.get(command.dev_id, Device)
     model = device.viommu_model(command.type)
     if model is None:
