@@ -1,4 +1,4 @@
-"""``python -m bench [notify|mmio|mapping|programs|listing|guest ...]``: measure; a line each, budget, verdict."""
+"""``python -m bench [notify|mmio|mapping|bulk|programs|listing|guest ...]``: measure; a line each, budget, verdict."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from bench.report import Line
 
 
 def _sections() -> dict[str, Callable[[], Iterator[Line]]]:
-    from bench import guest, listing, mapping, mmio, notify, programs
+    from bench import bulk, guest, listing, mapping, mmio, notify, programs
 
     software = {
         "notify": notify.measure,
         "mmio": mmio.measure,
         "mapping": mapping.measure,
+        "bulk": bulk.measure,
         "programs": programs.measure,
     }
     return software | {"listing": listing.measure, "guest": guest.measure}

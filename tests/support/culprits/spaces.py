@@ -167,7 +167,7 @@ CASES = [
     Case(
         "IOMMU_IOAS_ALLOW_IOVAS",
         "EADDRINUSE",
-        "region 0x0-0xffffff (outside the aperture 0x1000000-0x7fffffff of mock0)",
+        "region 0x0-0xffffff (outside the aperture 0x1000000-0x7fffffff of mock0 before iommufd_mock0)",
         _outside,
     ),
     Case("IOMMU_IOAS_IOVA_RANGES", "ENOENT", "object 9", lambda it: it.ranges(9)),

@@ -47,10 +47,11 @@ class UserBitmap:
 
     def _set(self, low: int, high: int, first: Bits, last: Bits) -> None:
         """Set the bits of ranges that stand in one page of memory, `low` to `high`."""
-        change = np.zeros(high - low + 2, np.int32)
-        np.add.at(change, first - low, 1)
-        np.add.at(change, last - low + 1, -1)
-        packed = np.packbits(np.cumsum(change[:-1]) > 0, bitorder="little")
+        bits = np.zeros(high - low + 1, np.bool_)
+        bits[first - low] = True
+        for start, end in zip(*((ends[first != last] - low).tolist() for ends in (first, last)), strict=True):
+            bits[start : end + 1] = True
+        packed = np.packbits(bits, bitorder="little")
         with suppress(KernelError):
             there = self._memory.read(self._address + (low >> 3), len(packed))
             self._memory.write(

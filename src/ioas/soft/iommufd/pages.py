@@ -16,8 +16,8 @@ from errno import EPERM
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
-from ioas.host import PAGE_SHIFT, PAGE_SIZE, AddressSpace, PinSource
-from ioas.soft.memory import AccountMode, Held, Segment
+from ioas.host import PAGE_SHIFT, AddressSpace, PinSource
+from ioas.soft.memory import AccountMode, Held, Segment, Span
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -155,6 +155,15 @@ class Pages:
                 segments += piece.held.part(start - piece.first, end - start)
         return segments
 
+    def spans(self, byte: int, length: int) -> Iterator[Span]:
+        """Where `length` bytes from byte `byte` stand, all of them claimed."""
+        for piece in self._chain():
+            start = piece.first << PAGE_SHIFT
+            low = max(byte, start)
+            high = min(byte + length, start + (piece.held.pages << PAGE_SHIFT))
+            if low < high:
+                yield from piece.held.spans(low - start, high - low)
+
     def check_access(self) -> None:
         """Refuse (KernelError) accesses by software. Memory takes them."""
 
@@ -177,8 +186,8 @@ class Pages:
             except KernelError:
                 if near is current:
                     raise
-        with _Temporary(self, byte, length) as pieces:
-            return self.system.memory.gather(pieces)
+        with _Temporary(self, byte, length) as spans:
+            return b"".join([span.read() for span in spans])
 
     def write(self, byte: int, data: Buffer, current: AddressSpace | None) -> None:
         """Copy `data` to byte `byte`; as `read`. Raises EPERM for pages that were not mapped for writing."""
@@ -193,8 +202,11 @@ class Pages:
             except KernelError:
                 if near is current:
                     raise
-        with _Temporary(self, byte, len(view)) as pieces:
-            self.system.memory.scatter(pieces, view)
+        with _Temporary(self, byte, len(view)) as spans:
+            done = 0
+            for span in spans:
+                span.write(view[done : done + span.length])
+                done += span.length
 
     def _address_space(self, byte: int, length: int, current: AddressSpace | None) -> AddressSpace | None:
         """The address space to copy through: the caller's own, or another's within one page."""
@@ -272,7 +284,7 @@ class Pages:
 
 
 class _Temporary:
-    """Physical addresses for a copy: pins what is not pinned for the while, uncharged (iopt_pages_rw_slow, 7.3)."""
+    """Where bytes stand, for a copy: pins what is not pinned for the while, uncharged (iopt_pages_rw_slow, 7.3)."""
 
     def __init__(self, pages: Pages, byte: int, length: int) -> None:
         self._pages = pages
@@ -281,20 +293,10 @@ class _Temporary:
         self._first = byte >> PAGE_SHIFT
         self._last = byte + length - 1 >> PAGE_SHIFT
 
-    def __enter__(self) -> list[tuple[int, int]]:
-        """(physical address, length) of each page's part."""
-        pages = self._pages
-        pages.claim(self._first, self._last, charge=False)
-        offset = self._byte % PAGE_SIZE
-        left = self._length
-        pieces: list[tuple[int, int]] = []
-        for run, first, count in pages.segments(self._first, self._last):
-            for index in range(first, first + count):
-                size = min(PAGE_SIZE - offset, left)
-                pieces.append(((run.pfn(index) << PAGE_SHIFT) + offset, size))
-                offset = 0
-                left -= size
-        return pieces
+    def __enter__(self) -> list[Span]:
+        """One for each piece that a single copy reaches."""
+        self._pages.claim(self._first, self._last, charge=False)
+        return list(self._pages.spans(self._byte, self._length))
 
     def __exit__(self, *exception: object) -> None:
         self._pages.release(self._first, self._last, charged=False)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ioas.errors import UsageError
-from ioas.host import Extent, Pin
+from ioas.host import PAGE_SHIFT, Extent, Pin
 from ioas.soft.memory.frames import Segment
 from ioas.soft.memory.pages import Grip
+from ioas.soft.memory.spans import Span
 
 if TYPE_CHECKING:
     from ioas.soft.memory.memory import Memory
@@ -62,6 +63,24 @@ class Held:
         """Frame number of page `index` (counted from the start of what is held). Raises UsageError beyond it."""
         run, first, _ = self.part(index, 1)[0]
         return run.pfn(first)
+
+    def spans(self, byte: int, length: int) -> Iterator[Span]:
+        """Where `length` bytes from byte `byte` (of what is held) stand; good until `release` or `split`.
+
+        Raises UsageError beyond what is held.
+        """
+        grips = self._inside(byte >> PAGE_SHIFT, (byte + length - 1 >> PAGE_SHIFT) - (byte >> PAGE_SHIFT) + 1)
+        for grip in grips:
+            size = grip.count << PAGE_SHIFT
+            if byte < size:
+                taken = min(size - byte, length)
+                yield Span(grip, (grip.run.page + grip.first << PAGE_SHIFT) + byte, taken, None)
+                length -= taken
+                byte = 0
+                if not length:
+                    return
+            else:
+                byte -= size
 
     def release(self) -> None:
         """Unpin, and give up the frames that nothing else holds. Idempotent; cannot fail.
