@@ -89,6 +89,7 @@ def test_an_amd_unit_takes_any_power_of_two_as_page_size() -> None:
         ('[[device]]\nmodel = "edu"\nunit = "dmar1"', 3, "is 'dmar0', not 'dmar1'"),
         ('unit = []\n[[device]]\nmodel = "edu"\nunit = "dmar0"', 4, "the machine has none"),
         ('[[device]]\nmodel = "edu"\nacs = 1', 3, "key 'acs' of [[device]] is true or false"),
+        ('[[device]]\nmodel = "edu"\ndriver = ""', 3, "is the name of a driver"),
         ('[[device]]\nmodel = "edu"\nreserved = [1]', 3, "key 'reserved' of [[device]] is a table"),
         ("[machine]\nallow_unsafe_interrupts = 1", 2, "is true or false"),
     ],

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ioas.errors import MachineError, UsageError
-from ioas.soft.host.description import DeviceDescription, MachineDescription, UnitDescription
+from ioas.soft.host.description import VFIO_PCI, DeviceDescription, MachineDescription, UnitDescription
 from ioas.soft.host.models import load_model
 from ioas.soft.iommu import ReservedRegion, System, Traits, Unit, amd_unit, vtd_unit
 from ioas.soft.pci import Function, Topology
 
 
 class Assembly(NamedTuple):
-    """A machine's hardware."""
+    """A machine's hardware, and who drives what vfio-pci does not have at first."""
 
     topology: Topology
+    others: Mapping[str, str]
+    """By BDF: a driver's name, or "none"."""
 
 
 def assemble(system: System, description: MachineDescription) -> Assembly:
@@ -27,14 +29,17 @@ def assemble(system: System, description: MachineDescription) -> Assembly:
     system.allow_unsafe_interrupts(description.allow_unsafe_interrupts)
     topology = Topology(system, next(iter(units.values()), None))
     reserved: dict[Function, tuple[ReservedRegion, ...]] = {}
+    drivers: dict[Function, str] = {}
     # Devices with an address of their own take it first, so that those without do not stand in their way.
     for device in sorted(description.devices, key=lambda each: each.address is None):
         function = _plug(topology, device, units)
         reserved[function] = device.reserved
+        drivers[function] = device.driver
     topology.settle()
+    others = {str(function.bdf): driver for function, driver in drivers.items() if driver != VFIO_PCI}
     for function, regions in reserved.items():
         function.requester.direct_regions.extend(regions)
-    return Assembly(topology)
+    return Assembly(topology, others)
 
 
 def _make_unit(system: System, each: UnitDescription) -> Unit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from errno import EINVAL
 from functools import partial
 from itertools import count
@@ -13,6 +13,7 @@ from ioas.host import Caller, File
 from ioas.soft.pci import Tree, VfioNode
 from ioas.soft.pci.sysfs import add_vfio_device, remove_vfio_device
 from ioas.soft.pci.sysfs_driver import VfioPci
+from ioas.soft.pci.sysfs_host_drivers import HostDrivers
 from ioas.soft.pci.sysfs_messages import MessageNumbers
 from ioas.soft.vfio import DeviceSet
 from ioas.soft.vfio.noiommu import can_probe, check_privilege
@@ -35,8 +36,12 @@ class Binding:
         files: OpenFiles,
         nodes: DeviceNodes,
         groups: VfioGroups,
+        others: Mapping[str, str],
     ) -> None:
-        """Those of `devices` (by BDF) that vfio-pci takes are bound, and sysfs shows them already."""
+        """Those of `devices` (by BDF) that vfio-pci takes are bound, and sysfs shows them already.
+
+        `others`: the drivers of those that it does not want.
+        """
         self._tree = tree
         self.devices = devices
         """Those of all functions, bound or not, by BDF."""
@@ -46,7 +51,9 @@ class Binding:
         self._nodes = nodes
         self._groups = groups
         self._sets: dict[int, DeviceSet] = {}
-        self._bound = {bdf for bdf, device in devices.items() if can_probe(device.system, device.function)}
+        self._bound = {
+            bdf for bdf, device in devices.items() if bdf not in others and can_probe(device.system, device.function)
+        }
         self._numbers = MessageNumbers(tree)
         for bdf, device in devices.items():
             self._follow(device)
@@ -54,7 +61,8 @@ class Binding:
                 self._join(device)
                 self._add_node(device)
         functions = {bdf: device.function for bdf, device in devices.items()}
-        self._driver = VfioPci(tree, functions, set(self._bound), self._probe, self._remove)
+        drivers = HostDrivers(tree, functions, others)
+        self._driver = VfioPci(tree, functions, set(self._bound), self._probe, self._remove, drivers)
 
     def _follow(self, device: VfioDevice) -> None:
         device.on_messages = partial(self._numbers.changed, device.function)

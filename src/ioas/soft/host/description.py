@@ -14,6 +14,8 @@ from ioas.soft.pci import Bdf, Function, OptionValue
 UnitKind = Literal["vt-d", "amd"]
 """The kinds of IOMMU that a machine file can ask for."""
 
+VFIO_PCI = "vfio-pci"
+
 ContainerKind = Literal["vfio", "iommufd", "none"]
 """Who serves /dev/vfio/vfio: VFIO itself (CONFIG_VFIO_CONTAINER), iommufd (CONFIG_IOMMUFD_VFIO_CONTAINER), nobody."""
 
@@ -39,6 +41,8 @@ class DeviceDescription:
     """The name of the unit before it; None: the machine's first."""
     acs: bool = True
     """Whether the root port above it keeps it apart; without, everything on its bus shares a group with the port."""
+    driver: str = VFIO_PCI
+    """Who has it when the machine starts: "vfio-pci", a driver of the machine's own, or "none"."""
     reserved: tuple[ReservedRegion, ...] = ()
     """What firmware reserves for this device alone."""
 

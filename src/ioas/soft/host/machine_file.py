@@ -13,6 +13,7 @@ from typing import get_args
 
 from ioas.errors import MachineError, UsageError
 from ioas.soft.host.description import (
+    VFIO_PCI,
     ContainerKind,
     DeviceDescription,
     MachineDescription,
@@ -26,7 +27,9 @@ from ioas.soft.iommu.system import Isolation
 from ioas.soft.pci import Bdf, OptionValue
 
 MACHINE_KEYS = ("isolation", "container", "allow_unsafe_interrupts", "unsafe_noiommu")
-DEVICE_KEYS = ("model", "addr", "unit", "acs", "reserved", "options")
+DEVICE_KEYS = ("model", "addr", "unit", "acs", "driver", "reserved", "options")
+
+_DRIVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def load_machine(path: str | os.PathLike[str]) -> MachineDescription:
@@ -105,6 +108,7 @@ def _device(reader: Reader, index: int, entry: object, units: tuple[UnitDescript
         in_file=True,
         unit=_unit_of(reader, (*path, "unit"), table.get("unit"), units),
         acs=reader.switch((*path, "acs"), table.get("acs", True)),
+        driver=_driver(reader, (*path, "driver"), table.get("driver", VFIO_PCI)),
         reserved=read_reserved(reader, (*path, "reserved"), table.get("reserved", [])),
     )
 
@@ -117,6 +121,13 @@ def _unit_of(reader: Reader, path: Path, value: object, units: tuple[UnitDescrip
     if not names:
         reader.refuse(path, "names a unit, and the machine has none")
     return reader.choice(path, value, names)
+
+
+def _driver(reader: Reader, path: Path, value: object) -> str:
+    name = reader.string(path, value)
+    if not _DRIVER_NAME.fullmatch(name):
+        reader.refuse(path, f"is the name of a driver, not {name!r}")
+    return name
 
 
 def _address(reader: Reader, path: Path, value: object) -> str:

@@ -108,7 +108,7 @@ class SoftHost:
         self.tree = self._make_tree()
         self._nodes = self._make_nodes()
         groups = VfioGroups(self.tree, self._nodes, self._files)
-        binding = Binding(self.tree, bound, self._files, self._nodes, groups)
+        binding = Binding(self.tree, bound, self._files, self._nodes, groups, self._assembly.others)
         VirtualFunctions(self._assembly.topology, self.tree, binding, self._arrived)
         self._closed = False
         self._pid = os.getpid()
@@ -187,10 +187,14 @@ class SoftHost:
         return VfioDevice(self.system, function, 0, (CDEV_MAJOR, 0), self._watcher)
 
     def _bind_all(self) -> dict[str, VfioDevice]:
-        """Every endpoint under vfio-pci."""
+        """A VFIO device for every endpoint; those that vfio-pci has from the start have the first numbers."""
+        others = self._assembly.others
+        order = sorted(self.functions, key=lambda address: (address in others, address))
         return {
-            address: VfioDevice(self.system, function, index, (CDEV_MAJOR, index), self._watcher)
-            for index, (address, function) in enumerate(self.functions.items())
+            address: VfioDevice(
+                self.system, function, order.index(address), (CDEV_MAJOR, order.index(address)), self._watcher
+            )
+            for address, function in self.functions.items()
         }
 
     def _make_nodes(self) -> DeviceNodes:
@@ -217,7 +221,7 @@ class SoftHost:
         vfio = {
             address: VfioNode(device.node, *device.number)
             for address, device in self.devices.items()
-            if can_probe(self.system, device.function)
+            if address not in self._assembly.others and can_probe(self.system, device.function)
         }
         misc = {"iommu": IOMMU_NUMBER}
         if self._container != "none":

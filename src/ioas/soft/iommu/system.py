@@ -85,6 +85,8 @@ class Group:
         self.requesters: list[Requester] = []
         self.owner: object | None = None
         self._claims = 0
+        self._drivers: dict[str, str] = {}
+        """By member: the driver that uses its DMA through the kernel."""
 
     def claim(self, owner: object) -> None:
         """Take DMA ownership for `owner`; counted, so claim once for each device.
@@ -96,6 +98,7 @@ class Group:
         with self.system.lock:
             if self._claims and self.owner is not owner:
                 raise refuse(EPERM, "the group's DMA belongs to somebody else", "device", self._names())
+            self._refuse_drivers()
             if not self._claims:
                 if any(requester.domains for requester in self.requesters):
                     raise refuse(EBUSY, "the group is attached without an owner", "device", self._names())
@@ -120,6 +123,12 @@ class Group:
                     lacking,
                 )
 
+    def _refuse_drivers(self) -> None:
+        for member, driver in self._drivers.items():
+            raise refuse(
+                EPERM, f"group {self.id} is not viable: the host's driver {driver} has {member}", "device", member
+            )
+
     def _refuse_direct(self) -> None:
         for requester in self.requesters:
             for region in requester.unit.reserved_regions(requester) if requester.unit is not None else ():
@@ -138,14 +147,30 @@ class Group:
         Raises KernelError as `claim`, and EPERM whoever owns it.
         """
         with self.system.lock:
+            self._refuse_drivers()
             if self._claims:
                 raise refuse(EPERM, "the group's DMA belongs to somebody already", "group", self._names())
             self.claim(owner)
 
     @property
     def claimed(self) -> bool:
-        """Whether anybody owns its DMA."""
-        return self._claims > 0
+        """Whether anybody owns its DMA, a driver of the machine's own too."""
+        return self._claims > 0 or bool(self._drivers)
+
+    def use(self, member: str, driver: str) -> None:
+        """A driver of the machine's own gets a member (iommu_device_use_default_domain).
+
+        Raises KernelError(EBUSY) while user space owns the group's DMA.
+        """
+        with self.system.lock:
+            if self._claims:
+                raise refuse(EBUSY, f"{driver} cannot have {member}: user space has its group", "group", self._names())
+            self._drivers[member] = driver
+
+    def stop_using(self, member: str) -> None:
+        """The driver lets go of it (iommu_device_unuse_default_domain)."""
+        with self.system.lock:
+            self._drivers.pop(member, None)
 
     def release(self, owner: object) -> None:
         """Undo one claim. Ignored when `owner` is not the owner."""

@@ -1,7 +1,7 @@
 """The vfio-pci driver in sysfs: bind, unbind, new_id, driver_override (drivers/base/bus.c, pci-driver.c; 7.3).
 
-What is written there takes functions from vfio-pci and gives them to it. No other driver of the machine wants an
-endpoint, so one that is not bound has none. `ioas.soft.host` says what becomes of the VFIO device.
+What is written there takes functions from vfio-pci and gives them to it; the machine's other drivers are
+`sysfs_host_drivers`'. `ioas.soft.host` says what becomes of the VFIO device.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ioas.soft.pci.function import Function
 from ioas.soft.pci.nodes import Text, Tree
 from ioas.soft.pci.sysfs_function import path_of, show_uevent
+from ioas.soft.pci.sysfs_host_drivers import HostDrivers
 
 NAME = "vfio-pci"
 _DRIVER = f"/sys/bus/pci/drivers/{NAME}"
@@ -59,8 +60,9 @@ class VfioPci:
         bound: set[str],
         probe: Callable[[str], None],
         remove: Callable[[str], Callable[[], bool]],
+        others: HostDrivers,
     ) -> None:
-        """Of `functions` (by BDF) those in `bound` are; all were to be (`driver_override`).
+        """Of `functions` (by BDF) those in `bound` are; all were to be (`driver_override`), but those of `others`.
 
         `probe` makes the VFIO device of one; `remove` begins to take it away and returns what tells whether that is
         over, that is whether nobody has it open any more.
@@ -70,7 +72,9 @@ class VfioPci:
         self._probe = probe
         self._remove = remove
         self._bound = bound
-        self._overrides: dict[str, str] = dict.fromkeys(functions, NAME)
+        self._others = others
+        self._overrides: dict[str, str] = dict.fromkeys(functions.keys() - others.elsewhere, NAME)
+        others.share(self._overrides.get, bound.__contains__)
         self._ids: list[PciId] = []
         stores = {"bind": self._bind, "unbind": self._unbind, "new_id": self._add_id, "remove_id": self._remove_id}
         for name, store in stores.items():
@@ -83,7 +87,10 @@ class VfioPci:
         path = path_of(function)
         self._serve(f"{path}/driver_override", lambda data: self._set_override(bdf, data))
         self._text(f"{path}/driver_override").contents = lambda: f"{self._overrides.get(bdf, '(null)')}\n".encode()
-        self._text(f"{path}/uevent").contents = lambda: show_uevent(function, NAME if bdf in self._bound else None)
+        self._text(f"{path}/uevent").contents = lambda: show_uevent(function, self._driver_of(bdf))
+
+    def _driver_of(self, bdf: str) -> str | None:
+        return NAME if bdf in self._bound else self._others.driver_of(bdf)
 
     def _serve(self, path: str, store: Callable[[bytes], None]) -> None:
         self._text(path).write = store
@@ -99,7 +106,7 @@ class VfioPci:
         bdf = _name(data)
         if bdf not in self._functions or not self._takes(bdf):
             raise _error(errno.ENODEV, bdf)
-        if bdf in self._bound:
+        if self._driver_of(bdf) is not None:
             raise _error(errno.EBUSY, bdf)
         self._attach(bdf)
 
@@ -144,6 +151,7 @@ class VfioPci:
         if bdf not in self._functions:
             raise _error(errno.ENODEV, bdf)
         self._probe_unbound(bdf)
+        self._others.probe(bdf)
 
     def _set_override(self, bdf: str, data: bytes) -> None:
         """__device_set_driver_override: up to the newline; nothing clears it. What is bound stays bound."""
@@ -171,7 +179,7 @@ class VfioPci:
         self._ids.remove(removed)
 
     def _probe_unbound(self, bdf: str) -> None:
-        if bdf not in self._bound and self._takes(bdf):
+        if self._driver_of(bdf) is None and self._takes(bdf):
             self._attach(bdf)
 
     def _takes(self, bdf: str) -> bool:
