@@ -174,7 +174,7 @@ def test_without_a_unit_addresses_are_physical() -> None:
     assert device.dma.write(held.pfn(0) << 12, b"bare")
     assert bytes(ram.page(0)[:4]) == b"bare"
     assert device.dma.read(0, 4) is None
-    assert system.faults[0].reason == "bus"
+    assert system.faults[0].reason == "no memory"
 
 
 def test_a_unit_that_lets_dma_pass_translates_the_aperture_only() -> None:

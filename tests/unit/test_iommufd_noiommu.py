@@ -75,7 +75,7 @@ def test_an_iova_means_nothing_to_the_device(iommufd: Iommufd, device: Device, i
     iommufd.map(ioas, iommufd.caller.memory.map(1), PAGE_SIZE, IOVA)
     assert not device.requester.dma.write(IOVA, b"lost")
     record = iommufd.system.faults[-1]
-    assert (record.iova, record.reason, record.write) == (IOVA, "bus", True)
+    assert (record.iova, record.reason, record.write) == (IOVA, "no memory", True)
 
 
 def test_the_contiguous_length_ends_where_memory_is_scattered(iommufd: Iommufd, ioas: int) -> None:

@@ -158,7 +158,7 @@ def test_pages_stand_where_a_device_of_28_address_lines_reaches() -> None:
         device.bind(iommufd)
         space = iommufd.ioas()
         device.attach(space)
-        with space.alloc(64 * 4096, writable=True) as buffer:
+        with space.alloc(64 * 4096, writable=True, memory="anonymous") as buffer:
             assert max(buffer.pages) < 1 << 28
             assert len(set(buffer.pages)) == 64
 

@@ -37,9 +37,11 @@ class Variant:
 
 
 IOMMU = ("-device", "intel-iommu,intremap=on,caching-mode=on")
+WIDE = ("-global", "edu.dma_mask=0xffffffffffffffff")
+"""Without an IOMMU the device has to reach whatever page the kernel gives: 28 address lines are 256 MiB."""
 VARIANTS = {
     "iommu": Variant("an Intel IOMMU; VFIO serves /dev/vfio/vfio", "default", IOMMU, "intel_iommu=on"),
-    "noiommu": Variant("no IOMMU; VFIO's unsafe mode is on", "default", (), "vfio.enable_unsafe_noiommu_mode=1"),
+    "noiommu": Variant("no IOMMU; VFIO's unsafe mode is on", "default", WIDE, "vfio.enable_unsafe_noiommu_mode=1"),
     "iommufd-container": Variant("an Intel IOMMU; iommufd serves /dev/vfio/vfio", "container", IOMMU, "intel_iommu=on"),
 }
 

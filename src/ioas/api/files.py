@@ -96,15 +96,23 @@ class Session:
     """A host and the caller that uses it: what all files opened on one host share, and what keeps both alive."""
 
     def __init__(
-        self, host: Host, caller: Program, stop: Callable[[], None], physical: PhysicalMemory | None = None
+        self,
+        host: Host,
+        caller: Program,
+        stop: Callable[[], None],
+        physical: PhysicalMemory | None = None,
+        *,
+        pins: bool = False,
     ) -> None:
         """`stop` ends the host; called once, after all files have been closed.
 
-        `physical` is given for the running kernel, on which buffers only have to stay alive: it pins them itself.
+        `physical`: where memory is, for devices without an IOMMU. `pins`: the host pins memory by itself, as the
+        running kernel does, and buffers only have to stay alive.
         """
         self.host = host
         self.caller = caller
         self.physical = physical
+        self.pins = pins
         self.files: WeakSet[OpenFile] = WeakSet()
         self.groups: dict[str, Group] = {}
         self._stop = stop

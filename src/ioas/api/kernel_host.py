@@ -20,5 +20,5 @@ class KernelHost(BaseHost):
         self.caller = KernelCaller()
         # The kernel's own counts of pages cannot be set, as `AddressSpace` says; only a software host does that.
         self.physical = Pagemap()
-        session = Session(kernel, self.caller, lambda: None, self.physical)  # type: ignore[arg-type]
+        session = Session(kernel, self.caller, lambda: None, self.physical, pins=True)  # type: ignore[arg-type]
         super().__init__(session, kernel.sysfs)

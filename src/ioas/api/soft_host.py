@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ioas.api.files import Session
 from ioas.api.host import BaseHost
+from ioas.api.soft_memory import MachineMemory
 from ioas.host.local import LocalCaller
 from ioas.soft.host import SoftHost as Machine
 from ioas.soft.iommu import FaultRecord
@@ -56,7 +57,8 @@ class SoftHost(BaseHost):
         except BaseException:
             self.machine.close()
             raise
-        super().__init__(Session(self.machine, self.caller, self.machine.close), Sysfs(self.machine.tree))
+        physical = MachineMemory(self.machine.system.memory, self.caller.memory)
+        super().__init__(Session(self.machine, self.caller, self.machine.close, physical), Sysfs(self.machine.tree))
 
     @property
     def tainted(self) -> int:

@@ -40,7 +40,7 @@ class Space(ABC):
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._host_pins = session.physical is not None
+        self._host_pins = session.pins
         """Whether the host pins pages by itself, as the running kernel does: memory only has to stay where it is."""
         self._mappings: dict[int, Mapping] = {}
         self._open = True

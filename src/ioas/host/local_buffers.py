@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 class RegisteredBuffer:
     """A registered buffer."""
 
-    __slots__ = ("end", "start", "users", "window", "writable")
+    __slots__ = ("end", "order", "start", "users", "window", "writable")
 
-    def __init__(self, start: int, end: int, writable: bool, window: Window) -> None:
-        """Addresses `start` to `end` (exclusive), kept within reach by `window`."""
+    def __init__(self, start: int, end: int, writable: bool, window: Window, order: int = 0) -> None:
+        """Addresses `start` to `end` (exclusive), kept within reach by `window`; `order` as in `Extent`."""
         self.start = start
         self.end = end
         self.writable = writable
         self.window = window
+        self.order = order
         self.users = 0
 
 

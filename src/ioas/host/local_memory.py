@@ -131,7 +131,7 @@ class LocalMemory:
         if entry and (entry.writable or not write) and entry.window.take():
             window = entry.window
             page = (window.start + start - entry.start) >> PAGE_SHIFT
-            return LocalPin((Extent(window.where, page, count, 0),), "buffer", (window,))
+            return LocalPin((Extent(window.where, page, count, entry.order),), "buffer", (window,))
         self.check_process()
         return self._pin_areas(start, end, write)
 
@@ -256,9 +256,8 @@ class LocalMemory:
             windows = self._shared[key] = Windows(("file", *key))
         return windows
 
-    def _window(self, address: int, view: memoryview) -> Window:
+    def _window(self, address: int, view: memoryview, areas: list[Vma]) -> Window:
         """A window with one user on a buffer: on its file when it is a shared mapping of one. The lock is held."""
-        areas = self._maps.covering(address, address + len(view))
         # Of a file that is truncated the pages are gone: touching the buffer would end the process with SIGBUS.
         direct = all(vma.inode == 0 or vma.path == b"/dev/zero (deleted)" for vma in areas)
         access = BufferAccess(view) if direct else AddressAccess(self._mem, address, view.release)
@@ -277,7 +276,9 @@ class LocalMemory:
                 f"the buffer at {address:#x}-{end - 1:#x} overlaps the registered one at"
                 f" {other.start:#x}-{other.end - 1:#x}"
             )
-        entry = RegisteredBuffer(address, end, not view.readonly, self._window(address, view))
+        areas = self._maps.covering(address, end)
+        order = min(map(page_order, areas), default=0)
+        entry = RegisteredBuffer(address, end, not view.readonly, self._window(address, view, areas), order)
         self._table = self._table.with_entry(entry)
         return entry
 

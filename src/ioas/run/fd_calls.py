@@ -17,6 +17,7 @@ from ioas.run.listener import Call
 from ioas.run.mmio.memory_files import Mappable
 from ioas.run.names import request_name, show_ioctl
 from ioas.run.outcome import Handler, Outcome
+from ioas.run.pagemap import PagemapFile
 from ioas.run.server import Server
 from ioas.run.statfiles import Shown, anonymous_file, device_node, pack_stat, pack_statx
 from ioas.run.visit import Unavailable
@@ -228,7 +229,7 @@ def shown_file(given: Given) -> Shown:
 
 
 def on_seek(server: Server, call: Call) -> int | Outcome:
-    """lseek(2): device files have no position to be moved, texts of /sys have one."""
+    """lseek(2): device files have no position to be moved; texts of /sys and a pagemap have one."""
     found = server.find(call, call.arguments[0])
     if found is None:
         return Outcome.PROCEED
@@ -236,7 +237,9 @@ def on_seek(server: Server, call: Call) -> int | Outcome:
     if whence > os.SEEK_HOLE:
         return -EINVAL
     file = found[1].file
-    return file.seek(offset - (offset >> 63 << 64), whence) if isinstance(file, AttributeFile) else -ESPIPE
+    if not isinstance(file, (AttributeFile, PagemapFile)):
+        return -ESPIPE
+    return file.seek(offset - (offset >> 63 << 64), whence)
 
 
 def on_epoll(server: Server, call: Call) -> int | Outcome:

@@ -9,12 +9,15 @@ import struct
 from errno import EACCES, EEXIST, EIO, EISDIR, ELOOP, ENOENT, ENOTDIR
 
 from ioas.errors import KernelError, refuse
+from ioas.host import Capability
 from ioas.run.attribute import AttributeFile
 from ioas.run.filter import AT_FDCWD
 from ioas.run.kernel import Nr
 from ioas.run.listener import Call
 from ioas.run.outcome import Handler, Outcome
+from ioas.run.pagemap import PATH as PAGEMAP, Frames, PagemapFile
 from ioas.run.paths import descriptor_named, locate, read_path
+from ioas.run.report import who
 from ioas.run.server import Server
 from ioas.run.status import read_status, with_pins
 from ioas.run.view import Elsewhere, Located
@@ -36,6 +39,8 @@ def on_open(server: Server, call: Call) -> int | Outcome:
         return _open_status(server, call, raw, flags)
     if raw.endswith(b"/fail-nth"):
         return _open_fail_nth(server, call, raw, flags)
+    if raw.endswith(b"/pagemap") and server.frames:
+        return _open_pagemap(server, call, server.frames, raw, flags)
     if raw == _TAINTED and server.machine.system.taints.flags:
         return _open_tainted(server, call, flags)
     if named := descriptor_named(server, call, raw):
@@ -160,6 +165,29 @@ def _open_status(server: Server, call: Call, raw: bytes, flags: int) -> int | Ou
     except OSError:
         return Outcome.PROCEED
     return _give_text(server, call, text, flags)
+
+
+def _open_pagemap(server: Server, call: Call, frames: Frames, raw: bytes, flags: int) -> int | Outcome:
+    """/proc/PID/pagemap of the program or one of its descendants: with the frames of this machine."""
+    match = PAGEMAP.fullmatch(raw)
+    caller = server.caller(call) if match and flags & os.O_ACCMODE == os.O_RDONLY else None
+    if match is None or caller is None:
+        return Outcome.PROCEED
+    own = match[1] in (b"self", b"thread-self")
+    try:
+        target = caller if own else server.processes.caller(int(match[2] or match[1]))
+        view = frames.view(target.memory)
+    except OSError:
+        return Outcome.PROCEED
+    if target.uid != caller.uid and caller.uid:
+        return -EACCES
+    shown = caller.capable(Capability.SYS_ADMIN)
+    if not shown and server.reporter.explain:
+        server.reporter.warn_once(
+            f"{who(call.thread, caller.pid)}: {os.fsdecode(raw)} shows no frame numbers without CAP_SYS_ADMIN"
+        )
+    file = PagemapFile(frames, view, shown)
+    return server.answer_with(call, caller, file, os.fsdecode(raw), bool(flags & os.O_CLOEXEC))
 
 
 def _open_tainted(server: Server, call: Call, flags: int) -> int | Outcome:

@@ -27,6 +27,7 @@ from ioas.run.machine import Machine
 from ioas.run.mmio.service import Mmio
 from ioas.run.numbers import FdRange, free_number
 from ioas.run.outcome import Handler, Outcome, Pending
+from ioas.run.pagemap import Frames
 from ioas.run.pins import Pinner
 from ioas.run.processes import Processes
 from ioas.run.report import Reporter
@@ -70,6 +71,11 @@ class Server:
         if mmio:
             pinner.devices = mmio.files.by_inode
         self.processes = Processes(pinner, self, watch, unwatch)
+        self.frames: Frames | None = None
+        """On a machine whose devices put physical addresses on the bus: which those are."""
+        if any(function.requester.unit is None for function in machine.functions.values()):
+            refused = reporter.warn_once if reporter.explain else _say_nothing
+            self.frames = Frames(machine.system.sightings, refused)
         self.view = view
         self.stage = stage
         self.eventfds = EventFds(self)
@@ -272,6 +278,8 @@ class Server:
         """A process has ended: forget it, and soon what the machine knew of it in cycles of references."""
         with self.lock:
             self.processes.forget(pidfd)
+            if self.frames:
+                self._guard(self.frames.forget)
         if not self._collecting:
             self._collecting = True
             self._later(self._collect)
@@ -284,8 +292,13 @@ class Server:
         """Close everything: the program and its descendants are gone."""
         with self.lock:
             self.files.close_all()
+            self.machine.system.sightings.close()
             self.memory_files.close()
             self.processes.close()
             self.eventfds.close()
             self.buffers.close()
             self.listener.close()
+
+
+def _say_nothing(message: str) -> None:
+    """What nobody has asked for is not said."""

@@ -66,6 +66,11 @@ class SharedFile:
         return self.magic in _IN_MEMORY
 
     @property
+    def linked(self) -> bool:
+        """Whether it has a name, so that it is there although nobody has it open."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    @property
     def size(self) -> int:
         """Bytes in the file now."""
         if self._window:  # hugetlbfs cannot be asked by lseek(2), which is quicker

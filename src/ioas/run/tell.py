@@ -76,4 +76,7 @@ def describe_fault(record: FaultRecord) -> tuple[str, str]:
     stopped = f"{record.requester}: DMA {access} of {size} stopped "
     if record.reason in _UNSENT:
         return f"{stopped}at IOVA {record.iova:#x}{pasid}", _UNSENT[record.reason]
+    if record.reason == "no memory":
+        where = f"{record.requester}: DMA {access} of {size} at physical address {record.iova:#x} reached no memory"
+        return where, "nothing stands there, or the page that did is gone"
     return f"{stopped}by the IOMMU at IOVA {record.iova:#x}{pasid}", _REASONS.get(record.reason, record.reason)

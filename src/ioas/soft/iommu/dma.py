@@ -158,7 +158,7 @@ class DmaPort:
         try:
             return access()
         except KernelError:
-            raise _FaultError(address, "bus") from None
+            raise _FaultError(address, "no memory") from None
 
     def _begin(self, iova: int, pasid: int | None) -> tuple[AnyDomain | None, int]:
         """Enter the epoch of the domain that is attached; no domain stands for untranslated DMA."""

@@ -6,7 +6,9 @@ import enum
 from typing import Literal, NamedTuple
 
 RegionKind = Literal["direct", "direct-relaxable", "reserved", "msi", "sw-msi"]
-FaultReason = Literal["blocked", "pasid", "aperture", "not mapped", "permission", "bus", "bus master off", "pasid off"]
+FaultReason = Literal[
+    "blocked", "pasid", "aperture", "not mapped", "permission", "bus", "no memory", "bus master off", "pasid off"
+]
 
 
 class Prot(enum.IntFlag):
@@ -37,12 +39,13 @@ class ReservedRegion(NamedTuple):
 
 
 class FaultRecord(NamedTuple):
-    """A DMA that the IOMMU stopped.
+    """A DMA that the IOMMU stopped, or that reached nothing.
 
     `iova` is the first byte that could not be reached, `length` the length of the whole request.
     `reason`: "blocked" (no domain attached), "pasid" (no domain for this PASID), "aperture", "not mapped",
-    "permission", "bus" (translated, but no memory answers there); or the request never left the device: "bus master
-    off", "pasid off" (it sends no PASIDs, or not this one). `time` is time.monotonic().
+    "permission", "bus" (translated, but no memory answers there), "no memory" (without an IOMMU: `iova` is a physical
+    address, and no memory answers there); or the request never left the device: "bus master off", "pasid off" (it sends
+    no PASIDs, or not this one). `time` is time.monotonic().
     """
 
     requester: str

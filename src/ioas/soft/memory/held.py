@@ -34,6 +34,11 @@ class Held:
         """How many pages are held."""
 
     @property
+    def extents(self) -> Sequence[Extent]:
+        """What is pinned."""
+        return self._pin.extents
+
+    @property
     def segments(self) -> Sequence[Segment]:
         """What is held, in the order of the addresses. Empty once released."""
         return [Segment(grip.run, grip.first, grip.count) for grip in self._grips or ()]

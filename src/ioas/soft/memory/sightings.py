@@ -23,16 +23,20 @@ _FEW = 256
 
 
 class Sighting:
-    """2**`order` physically contiguous pages from frame `pfn`, seen at one place of one address space."""
+    """2**`order` pages that belong together, seen at one place of one address space; the first has frame `pfn`."""
 
-    __slots__ = ("held", "order", "pfn", "same")
+    __slots__ = ("contiguous", "gone", "held", "order", "pfn", "same")
 
     def __init__(self, held: Held, order: int, same: Callable[[], bool]) -> None:
         self.held = held
         self.pfn = held.pfn(0)
         self.order = order
+        self.contiguous = held.pfn((1 << order) - 1) - self.pfn == (1 << order) - 1
+        """Whether their frames are: not where parts of them had frames before."""
         self.same = same
         """Whether the pages are still there."""
+        self.gone = False
+        """They were not, and have no frames any more."""
 
 
 class Sightings:
@@ -49,14 +53,14 @@ class Sightings:
     def __len__(self) -> int:
         return self._count
 
-    def see(self, source: PinSource, start: int, order: int, same: Callable[[], bool]) -> Sighting:
+    def see(self, source: PinSource, start: int, order: int, write: bool, same: Callable[[], bool]) -> Sighting:
         """Give 2**`order` pages of `source` from byte `start` frames, until `same` says that they are gone.
 
-        Raises KernelError as `Memory.hold` does.
+        `write`: devices may write there. Raises KernelError as `Memory.hold` does.
         """
         if self._count >= self._sweep_at:
             self.sweep()
-        sighting = Sighting(self._memory.hold(source, start, 1 << order, False), order, same)
+        sighting = Sighting(self._memory.hold(source, start, 1 << order, write), order, same)
         with self._lock:
             block = self._orders.setdefault(order, {})
             block.setdefault(sighting.pfn >> order, []).append(sighting)
@@ -74,6 +78,7 @@ class Sightings:
             if not there:
                 del block[sighting.pfn >> sighting.order]
             self._count -= 1
+            sighting.gone = True
         sighting.held.release()
 
     def sweep(self) -> None:
