@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """A driver for QEMU's edu device with ioas's Python API, on a software machine or on the running kernel.
 
-    python3 edu_api.py [--kernel] [BDF]
+    python3 edu_api.py [--kernel] [--group] [BDF]
 
-With --kernel the device is one that is bound to vfio-pci, behind an IOMMU; the driver is the same.
+With --kernel the device is one that is bound to vfio-pci, behind an IOMMU; with --group it is opened by its group, and
+a container maps memory for it. The driver is the same.
 
 The device (QEMU, docs/specs/edu.rst) computes factorials, has a buffer of 4 KiB and a DMA engine with 28 address bits
 that copies between its buffer and memory, and interrupts when it is done. `edu.c` and `edu.py` do the same by system
@@ -12,9 +13,14 @@ calls, on a real machine or under ``ioas run``.
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 
-from ioas.api import Irq, KernelHost, Memory, Region, SoftHost
+from ioas.api import ContainerSpace, Device, Ioas, Irq, KernelHost, Memory, Region, SoftHost
 from ioas.errors import IoasError
+
+Host = SoftHost | KernelHost
+Space = Ioas | ContainerSpace
 
 # Registers of edu, in BAR 0.
 IDENTIFICATION, LIVENESS, FACTORIAL, STATUS = 0x00, 0x04, 0x08, 0x20
@@ -46,14 +52,28 @@ def factorial(registers: Region, number: int) -> int:
     return registers.read32(FACTORIAL)
 
 
-def main(host: SoftHost | KernelHost, bdf: str) -> None:
+def by_cdev(host: Host, bdf: str, stack: ExitStack) -> tuple[Device, Space]:
+    """The device by its own node, and an address space that an iommufd has for it."""
+    iommufd, device = stack.enter_context(host.iommufd()), stack.enter_context(host.device(bdf, via="cdev"))
+    device.bind(iommufd)
+    space = iommufd.ioas()
+    device.attach(space)
+    return device, space
+
+
+def by_group(host: Host, bdf: str, stack: ExitStack) -> tuple[Device, Space]:
+    """The device by its group, and the address space of a container that the group is put into."""
+    container, device = stack.enter_context(host.container()), stack.enter_context(host.device(bdf, via="group"))
+    device.bind(container)
+    return device, container.ioas()
+
+
+def main(host: Host, bdf: str, open_device: Callable[[Host, str, ExitStack], tuple[Device, Space]]) -> None:
     """Show what the device can do, and what the IOMMU does not let it do."""
     message = b"Hello from user space"
-    with host, host.iommufd() as iommufd, host.device(bdf) as device:
+    with host, ExitStack() as stack:
+        device, space = open_device(host, bdf, stack)
         print(f"edu {bdf} is {device.path}")
-        device.bind(iommufd)
-        space = iommufd.ioas()
-        device.attach(space)
         device.bus_master = True
         registers = device.bar(0)
         print(f"identification {registers.read32(IDENTIFICATION):#010x}")
@@ -82,9 +102,10 @@ def main(host: SoftHost | KernelHost, bdf: str) -> None:
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--kernel"]
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
     place = words[0] if words else "0000:01:00.0"
+    way = by_group if "--group" in sys.argv else by_cdev
     try:
-        main(KernelHost() if "--kernel" in sys.argv else SoftHost(devices=[f"edu,addr={place}"]), place)
+        main(KernelHost() if "--kernel" in sys.argv else SoftHost(devices=[f"edu,addr={place}"]), place, way)
     except IoasError as error:
         sys.exit(f"edu: {error}")

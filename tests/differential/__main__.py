@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import click
@@ -78,40 +78,52 @@ class Campaign:
 @click.command()
 @click.option("--calls", default=10_000, show_default=True, help="How many calls, at least.")
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same calls.")
+@click.option(
+    "--variant", type=click.Choice(tuple(scripts.VARIANTS)), default="iommu", show_default=True, help="Of the guest."
+)
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(tuple(scripts.KINDS)), help="Repeatable; default: all."
+)
 @click.option("--record", is_flag=True, help="Write some scripts with Linux's answers anew, and do nothing else.")
 @click.option("--unreached", is_flag=True, help="Name the refusals that never happened as well.")
-def main(calls: int, seed: int, record: bool, unreached: bool) -> None:
+def main(calls: int, seed: int, variant: str, kinds: tuple[str, ...], record: bool, unreached: bool) -> None:
     """Make random calls on Linux in the reference guest and on the software host, and compare every answer.
 
     Differences are reduced to the shortest script that shows them, printed, and kept in build/differential.
     """
     if record:
-        with hosts.real_kernel() as linux:
-            _record(linux)
+        with hosts.real_kernel(variant) as linux:
+            _record(linux, variant, kinds or scripts.VARIANTS[variant])
         return
     with ExitStack() as stack:
         makers = (hosts.real_kernel, hosts.supervised, hosts.in_process)
-        campaign = Campaign(*(stack.enter_context(make()) for make in makers))
+        campaign = Campaign(*(stack.enter_context(make(variant)) for make in makers))
         try:
-            _run(campaign, calls, seed, unreached)
+            _run(campaign, calls, lambda number: scripts.generate(seed * _ROUNDS + number, _BATCH, variant, kinds))
         except HostError as error:
             raise click.ClickException(str(error)) from error
+        for line in (*campaign.reached.lines(), *refusals(campaign.in_process.sites(), every=unreached)):
+            click.echo(line)
     if campaign.found:
         raise click.ClickException(f"{len(campaign.found)} differences")
     click.echo("no difference")
 
 
-def _record(linux: Host) -> None:
-    for kind in scripts.KINDS:
-        few = [script for script in scripts.generate(0, _BATCH) if script["kind"] == kind][:_RECORDED]
+def _record(linux: Host, variant: str, kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        few = scripts.generate(0, _RECORDED, variant, [kind])
         for number, (script, answers) in enumerate(zip(few, linux.run(few), strict=True), 1):
-            click.echo(Found("", script, answers).write(RECORDED, f"{kind}-{number}"))
+            click.echo(Found("", script, answers).write(RECORDED, _name(kind, variant, number)))
 
 
-def _run(campaign: Campaign, calls: int, seed: int, unreached: bool) -> None:
+def _name(kind: str, variant: str, number: int) -> str:
+    return f"{kind}-{number}" if variant == "iommu" else f"{kind}-{variant}-{number}"
+
+
+def _run(campaign: Campaign, calls: int, batch_of: Callable[[int], list[Script]]) -> None:
     number = 0
     while campaign.calls[campaign.linux.name] < calls:
-        batch = scripts.generate(seed * _ROUNDS + number, _BATCH)
+        batch = batch_of(number)
         try:
             campaign.carry_out(batch)
         except HostError:
@@ -121,10 +133,6 @@ def _run(campaign: Campaign, calls: int, seed: int, unreached: bool) -> None:
             raise
         number += 1
         click.echo(", ".join(f"{name}: {count} calls" for name, count in campaign.calls.items()), err=True)
-    for line in campaign.reached.lines():
-        click.echo(line)
-    for line in refusals(campaign.in_process.sites(), every=unreached):
-        click.echo(line)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,17 @@ class Found(NamedTuple):
     script: Script
     linux: list[str]
 
+    @property
+    def variant(self) -> str:
+        """Of the guest that has answered."""
+        return str(self.script.get("variant", "iommu"))
+
     def write(self, directory: Path, name: str) -> Path:
         """Keep it: a step to a line, with its answer; the file."""
         lines = [json.dumps([step, answer]) for step, answer in zip(self.script["steps"], self.linux, strict=False)]
         head = {"about": self.about, "kind": self.script["kind"], "limit": self.script["limit"]}
+        if self.variant != "iommu":
+            head["variant"] = self.variant
         text = ",\n".join([json.dumps(head), *lines, json.dumps(self.linux[len(lines) :])])
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{name.lower().replace(' ', '-')}.json"
@@ -35,6 +42,7 @@ def read(path: Path) -> Found:
     """A file of `Found.write`."""
     head, *pairs, rest = json.loads(path.read_text())
     script = {"kind": head["kind"], "limit": head["limit"], "steps": [step for step, _ in pairs]}
+    script["variant"] = head.get("variant", "iommu")
     return Found(head["about"], script, [*(answer for _, answer in pairs), *rest])
 
 

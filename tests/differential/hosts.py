@@ -25,7 +25,9 @@ _GRANTS = ("sys_resource", "ipc_lock", "sys_rawio", "sys_admin")
 _PATIENCE = 20
 """Seconds that a host has to end when it is asked to."""
 Answers = list[list[str]]
-_IN_PROCESS = ("space", "tables", "device")
+_IN_PROCESS = ("space", "tables", "device", "group")
+_CONTAINERS = {"iommu": "vfio", "iommufd-container": "iommufd"}
+"""Who serves /dev/vfio/vfio in each variant of the guest."""
 
 
 def runs_in_process(script: Script) -> bool:
@@ -127,10 +129,10 @@ def _place() -> Path:
     return Path(tempfile.mkdtemp(prefix="ioas-differential-"))
 
 
-def real_kernel() -> Host:
-    """Linux in the reference guest."""
+def real_kernel(variant: str = "iommu") -> Host:
+    """Linux in a variant of the reference guest."""
     place = _place()
-    run = [sys.executable, "-m", "tools.reference", "run", "--output", str(place), "--"]
+    run = [sys.executable, "-m", "tools.reference", "run", "--variant", variant, "--output", str(place), "--"]
     return Host("the guest", [*run, sys.executable, _SERVE, str(place)], place, 300)
 
 
@@ -140,15 +142,25 @@ def here() -> Host:
     return Host("this kernel", [sys.executable, _SERVE, str(place)], place, 300)
 
 
-def supervised() -> Host:
-    """A program under `ioas run`."""
+def _machine(place: Path, variant: str) -> Path:
+    """A machine that is like a variant of the guest; QEMU's unit has no snoop control."""
+    machine = place / "machine.toml"
+    container = f'[machine]\ncontainer = "{_CONTAINERS[variant]}"\n'
+    machine.write_text(f'{container}[iommu]\nsnoop_control = false\n[[device]]\nmodel = "edu"\n')
+    return machine
+
+
+def supervised(variant: str = "iommu") -> Host:
+    """A program under `ioas run`, on a machine that is like a variant of the guest."""
     place = _place()
     granted = [f"--cap={name}" for name in _GRANTS if name != "ipc_lock" or os.getuid()]
-    command = [sys.executable, "-m", "ioas", "run", "--iommufd-test", *granted, "--", sys.executable, _SERVE]
-    return Host("ioas run", [*command, str(place)], place, 300)
+    options = ["--iommufd-test", "--machine", str(_machine(place, variant)), *granted]
+    command = [sys.executable, "-m", "ioas", "run", *options, "--", sys.executable, _SERVE, str(place)]
+    return Host("ioas run", command, place, 300)
 
 
-def in_process() -> Host:
+def in_process(variant: str = "iommu") -> Host:
     """A software host in the process that calls; for the scripts that `runs_in_process` names."""
     place = _place()
-    return Host("SoftHost", [sys.executable, _SERVE, str(place), "local"], place, 300)
+    command = [sys.executable, _SERVE, str(place), "local", str(_machine(place, variant))]
+    return Host("SoftHost", command, place, 300)

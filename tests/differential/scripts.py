@@ -7,11 +7,11 @@ there or are something else's - so that a call finds what others have left. A sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
-from tests.differential import device_steps, memory_steps, space_steps, table_steps
+from tests.differential import device_steps, group_steps, memory_steps, space_steps, table_steps
 from tests.differential.arguments import Draw, Script, Step, World
 
 _STEPS_LEAST, _STEPS_MOST = 20, 110
@@ -39,36 +39,42 @@ KINDS: dict[str, tuple[int, Callable[[World], Makers]]] = {
     "memory": (3, _memory),
     "processes": (2, _processes),
     "device": (2, device_steps.weighted),
+    "group": (4, group_steps.weighted),
 }
 """Kinds of scripts: how many of each, and the steps that they are made of."""
+VARIANTS: dict[str, tuple[str, ...]] = {"iommu": tuple(KINDS), "iommufd-container": ("group",)}
+"""The kinds of scripts that are worth asking a variant of the guest."""
+_LIMITED = ("space", "group")
+"""Kinds in which a limit of locked memory shows."""
 _BEGINNINGS: dict[str, Callable[[World], list[Step]]] = {
     "device": lambda world: device_steps.beginning(),
     "tables": lambda world: table_steps.beginning(),
+    "group": group_steps.beginning,
 }
 
 
 @st.composite
-def scripts(draw: Draw) -> Script:
-    """One script."""
-    kind = draw(st.sampled_from([name for name, (weight, _) in KINDS.items() for _ in range(weight)]))
+def scripts(draw: Draw, variant: str, kinds: Sequence[str]) -> Script:
+    """One script of these kinds, for a variant of the guest."""
+    kind = draw(st.sampled_from([name for name in kinds for _ in range(KINDS[name][0])]))
     world = World(draw, kind)
     makers = [make for weight, make in KINDS[kind][1](world) for _ in range(weight)]
     steps = _BEGINNINGS.get(kind, space_steps.beginning)(world)
     for _ in range(draw(st.integers(_STEPS_LEAST, _STEPS_MOST))):
         steps.append(world.choose(makers)(world))
-    limit = draw(st.sampled_from([None, None, 1, 8, 20])) if kind == "space" else None
-    return {"kind": kind, "limit": limit, "steps": steps}
+    limit = draw(st.sampled_from([None, None, 1, 8, 20])) if kind in _LIMITED else None
+    return {"kind": kind, "variant": variant, "limit": limit, "steps": steps}
 
 
-def generate(number: int, count: int) -> list[Script]:
-    """`count` scripts, the same for the same `number`."""
+def generate(number: int, count: int, variant: str = "iommu", kinds: Sequence[str] = ()) -> list[Script]:
+    """`count` scripts, the same for the same `number`; of some kinds, or of all that a variant is asked."""
     found: list[Script] = []
     while len(found) < count:
-        found += _some(number * _SEEDS + len(found))
+        found += _some(number * _SEEDS + len(found), variant, kinds or VARIANTS[variant])
     return found[:count]
 
 
-def _some(number: int) -> list[Script]:
+def _some(number: int, variant: str, kinds: Sequence[str]) -> list[Script]:
     """A few scripts; more from one seed would be variations of them."""
     found: list[Script] = []
 
@@ -80,7 +86,7 @@ def _some(number: int) -> list[Script]:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(scripts())
+    @given(scripts(variant, kinds))
     def take(script: Script) -> None:
         found.append(script)
 

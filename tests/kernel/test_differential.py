@@ -7,7 +7,7 @@ from tests.differential.compare import differences
 
 
 def test_the_kernel_answers_as_is_written_down() -> None:
-    kept = list(found.every().values())
+    kept = [each for each in found.every().values() if each.variant == "iommu"]
     scripts, written = [each.script for each in kept], [each.linux for each in kept]
     with hosts.here() as kernel:
         assert not list(differences(scripts, written, kernel.run(scripts)))

@@ -20,14 +20,23 @@ TELLS = [
 ]
 
 
-@pytest.mark.parametrize("example", ["edu.c", "edu.py", "edu_api.py"])
-def test_the_edu_examples_run_as_they_are(example: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    command: list[str | Path] = [sys.executable, EXAMPLES / example]
-    if example == "edu.c":
+@pytest.mark.parametrize(
+    ("example", "options"),
+    [
+        ("edu.c", []),
+        ("edu_group.c", []),
+        ("edu.py", []),
+        ("edu_api.py", ["--kernel"]),
+        ("edu_api.py", ["--kernel", "--group"]),
+    ],
+)
+def test_the_edu_examples_run_as_they_are(
+    example: str, options: list[str], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    command: list[str | Path] = [sys.executable, EXAMPLES / example, *options]
+    if example.endswith(".c"):
         command = [tmp_path / "edu"]
-        subprocess.run([request.getfixturevalue("cc"), "-O2", "-o", tmp_path / "edu", EXAMPLES / "edu.c"], check=True)
-    if example == "edu_api.py":
-        command.append("--kernel")
+        subprocess.run([request.getfixturevalue("cc"), "-O2", "-o", tmp_path / "edu", EXAMPLES / example], check=True)
     with ioas.KernelHost() as host:
         done = subprocess.run([*command, edu_address(host)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -54,6 +54,26 @@ def test_the_example_with_the_api() -> None:
     assert "not mapped at 0x100000" in output
 
 
+def test_the_example_with_the_api_by_group_and_container() -> None:
+    output = check([sys.executable, EXAMPLES / "edu_api.py", "--group"])
+    assert_tells(output)
+    assert "edu 0000:01:00.0 is /dev/vfio/2" in output
+
+
+def test_the_c_example_by_group_and_container_runs(ioas_run: list[str], cc: str, tmp_path: Path) -> None:
+    program = tmp_path / "edu_group"
+    subprocess.run([cc, "-O2", "-Wall", "-Werror", "-o", program, EXAMPLES / "edu_group.c"], check=True)
+    assert_tells(check([*ioas_run, "--", program, "0000:01:00.0"]))
+    assert_tells(check([*ioas_run, "--machine", _iommufd_machine(tmp_path), "--", program, "0000:01:00.0"]))
+
+
+def _iommufd_machine(place: Path) -> Path:
+    """A machine on which iommufd serves /dev/vfio/vfio."""
+    machine = place / "machine.toml"
+    machine.write_text('[machine]\ncontainer = "iommufd"\n\n[[device]]\nmodel = "edu"\n')
+    return machine
+
+
 def test_the_c_example_is_an_ordinary_program_that_runs(ioas_run: list[str], edu: Path) -> None:
     assert_tells(check([*ioas_run, "--", edu, "0000:01:00.0"]))
 

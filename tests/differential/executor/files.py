@@ -12,14 +12,16 @@ from questions.shapes import DEVICE
 if TYPE_CHECKING:
     from executor.world import World
 
-_NODES = {"iommufd": "/dev/iommu", "vfio": DEVICE}
+_NODES = {"iommufd": "/dev/iommu", "vfio": DEVICE, "container": "/dev/vfio/vfio"}
+_CONTEXTS = ("iommufd", "container")
+"""Files with objects: a container has them where iommufd serves it."""
 _EVENTS_LENGTH = 4096
 
 
 def _open(world: World, who: int, kind: str) -> str:
-    fd: int = world.do(who, "open", _NODES[kind])
+    fd: int = world.do(who, "open_group") if kind == "group" else world.do(who, "open", _NODES[kind])
     if fd >= 0:
-        world.files.add(OpenFile(kind, fd, {who}, Context() if kind == "iommufd" else None))
+        world.files.add(OpenFile(kind, fd, {who}, Context() if kind in _CONTEXTS else None))
     return outcome(min(fd, 0))
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from executor.system import System
+from executor.system import GROUP_LINK, System
 from executor.world import World
 
 from ioas.errors import KernelError, Refusal
@@ -49,6 +49,13 @@ class LocalSystem(System):
     def open(self, path: str) -> int:
         return _attempt(lambda: self._caller.install(self._host.open(self._caller, path, os.O_RDWR)))
 
+    def open_group(self) -> int:
+        return self.open(f"/dev/vfio/{os.path.basename(self._host.tree.readlink(GROUP_LINK))}")
+
+    def locked(self) -> str:
+        memory = self._caller.memory
+        return f"VmLck: {memory.locked_pages} VmPin: {memory.pinned_pages}"
+
     def close(self, fd: int) -> int:
         return _attempt(lambda: self._caller.close_fd(fd) or 0)
 
@@ -79,10 +86,10 @@ def _attempt(call: Callable[[], int]) -> int:
         return -(error.errno or 0)
 
 
-def run_locally(script: dict) -> list[str]:
-    """The answers to one script; a line more when something is left."""
+def run_locally(script: dict, machine: str) -> list[str]:
+    """The answers to one script, on a machine of this file; a line more when something is left."""
     caller = LocalCaller(Capability)
-    with SoftHost(iommufd_test=True) as host:
+    with SoftHost(machine=machine, iommufd_test=True) as host:
         system = LocalSystem(host, caller)
         world = World(system)
         try:

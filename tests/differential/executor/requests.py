@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from executor.world import World
 
 SHAPES = {name: shape for name, shape in vars(shapes).items() if isinstance(shape, Shape)}
-_FILES = ("iommufd", "vfio", "memfd", "eventfd", "access", "dmabuf")
+_FILES = ("iommufd", "vfio", "memfd", "eventfd", "access", "dmabuf", "group", "container")
 _MADE = {
     shapes.IOAS_ALLOC: {"out_ioas_id": "ioas"},
     shapes.HWPT_ALLOC: {"out_hwpt_id": "table"},
@@ -45,6 +45,8 @@ _MAPS = {
 """The fields that say what was mapped where."""
 _LISTS_CHANGED = {
     shapes.ACCESS_RW,
+    shapes.CONTAINER_DIRTY_GET,
+    shapes.CONTAINER_UNMAP_DIRTY,
     shapes.GET_DIRTY,
     shapes.GET_HW_INFO,
     shapes.IOVA_RANGES,

@@ -1,10 +1,10 @@
 """Carry out batches of scripts that appear in a directory, until told to stop; each script in a process of its own.
 
-    python3 serve.py DIRECTORY [local]
+    python3 serve.py DIRECTORY [local MACHINE]
 
 A batch is a file `N.ask` (N counts from 0) with a JSON list of scripts; the answer is `N.answer`, a list of lists of
-lines. A directory is what a guest, a supervised program and this machine all can see. `local`: on a software host in
-this process.
+lines. A directory is what a guest, a supervised program and this machine all can see. `local`: on software hosts in
+this process, of the machine file MACHINE.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ def serve(
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    if sys.argv[2:] == ["local"]:
+    if sys.argv[2:3] == ["local"]:
         from executor.local import run_locally, write_sites
 
-        serve(place, run_locally, write_sites)
+        serve(place, lambda script: run_locally(script, sys.argv[3]), write_sites)
     else:
         serve(place, in_child)

@@ -25,6 +25,7 @@ ARGUMENT = MEMORY + (96 << 20)
 """Where structures stand: a page, and nothing behind."""
 FILE_SHARED = 1
 """MAP_SHARED of a file."""
+GROUP_LINK = "/sys/bus/pci/devices/0000:01:00.0/iommu_group"
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -64,6 +65,16 @@ class System:
     def open(self, path: str) -> int:
         """open(2) for reading and writing."""
         return _attempt(os.open, path, os.O_RDWR | os.O_CLOEXEC)
+
+    def open_group(self) -> int:
+        """open(2) of the group of the device."""
+        return self.open(f"/dev/vfio/{os.path.basename(os.readlink(GROUP_LINK))}")
+
+    def locked(self) -> str:
+        """Locked and pinned memory in pages, as /proc shows it."""
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            lines = [line.split() for line in file if line.startswith(("VmLck", "VmPin"))]
+        return " ".join(f"{name} {int(count) * 1024 // PAGE}" for name, count, _ in lines)
 
     def close(self, fd: int) -> int:
         """close(2)."""

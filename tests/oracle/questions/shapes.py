@@ -146,6 +146,10 @@ VFIO_INFO = Shape("VFIO_IOMMU_GET_INFO", 0x3B70, "I:argsz I:flags Q:iova_pgsizes
 VFIO_DMA_MAP = Shape("VFIO_IOMMU_MAP_DMA", 0x3B71, "I:argsz I:flags Q:vaddr Q:iova Q:size")
 VFIO_DMA_UNMAP = Shape("VFIO_IOMMU_UNMAP_DMA", 0x3B72, "I:argsz I:flags Q:iova Q:size")
 
+CONTAINER_UNMAP_DIRTY = Shape("VFIO_IOMMU_UNMAP_DMA", 0x3B72, "I:argsz I:flags Q:iova Q:size Q:pgsize Q:bytes Q:data")
+CONTAINER_DIRTY = Shape("VFIO_IOMMU_DIRTY_PAGES", 0x3B75, "I:argsz I:flags")
+CONTAINER_DIRTY_GET = Shape("VFIO_IOMMU_DIRTY_PAGES", 0x3B75, "I:argsz I:flags Q:iova Q:size Q:pgsize Q:bytes Q:data")
+GROUP_STATUS = Shape("VFIO_GROUP_GET_STATUS", 0x3B67, "I:argsz I:flags")
 BIND = Shape("VFIO_DEVICE_BIND_IOMMUFD", 0x3B76, "I:argsz I:flags i:iommufd I:out_devid Q:token_uuid_ptr")
 ATTACH = Shape("VFIO_DEVICE_ATTACH_IOMMUFD_PT", 0x3B77, "I:argsz I:flags I:pt_id I:pasid")
 DETACH = Shape("VFIO_DEVICE_DETACH_IOMMUFD_PT", 0x3B78, "I:argsz I:flags I:pasid")

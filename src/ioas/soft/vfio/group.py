@@ -13,7 +13,7 @@ from collections.abc import Callable
 from errno import EBADFD, EBUSY, EINVAL, ENODEV, ENOTTY
 from typing import TYPE_CHECKING
 
-from ioas.errors import KernelError, refuse
+from ioas.errors import KernelError, WrongFile, refuse
 from ioas.host import PAGE_SIZE, Caller, File
 from ioas.soft.iommufd import Context
 from ioas.soft.iommufd.compat import check_no_ioas, compat_ioas, create_compat_ioas, set_no_iommu
@@ -90,8 +90,8 @@ class VfioGroup:
         if self.file is not None:
             raise refuse(EBUSY, "the group is open already, which it can be once", "group", self.name)
 
-    def set_container(self, caller: Caller, file: File) -> None:
-        """Give it a container, or an iommufd in its place (vfio_group_ioctl_set_container).
+    def set_container(self, caller: Caller, file: File | None) -> None:
+        """Give it a container, or an iommufd in its place (vfio_group_ioctl_set_container). None: a file of others.
 
         Raises KernelError: EINVAL when it has one, ENODEV without functions, EBADFD for another kind of file; and what
         `Container.attach` and `create_compat_ioas` refuse.
@@ -219,7 +219,7 @@ class GroupFile(GroupProof):
         """VFIO_GROUP_SET_CONTAINER. Raises KernelError: EFAULT, EBADF, and as `VfioGroup.set_container`."""
         (fd,) = struct.unpack("i", argument.read(0, 4))
         with self._lock:
-            self.group.set_container(caller, caller.file(fd))
+            self.group.set_container(caller, _file(caller, fd))
         return 0
 
     def unset_container(self, caller: Caller, argument: Argument) -> int:
@@ -278,6 +278,14 @@ class GroupFile(GroupProof):
             if not self.closed:
                 self.closed = True
                 self.group.release()
+
+
+def _file(caller: Caller, fd: int) -> File | None:
+    """The host's file; None for one of others, which is refused later. Raises KernelError(EBADF)."""
+    try:
+        return caller.file(fd)
+    except WrongFile:
+        return None
 
 
 def _string(argument: Argument) -> str:
