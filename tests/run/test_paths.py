@@ -41,7 +41,7 @@ group = os.path.basename(os.readlink(bdf + "/iommu_group"))
 assert os.listdir(f"/sys/kernel/iommu_groups/{{group}}/devices") == ["0000:01:00.0"]
 names = [os.path.join(where, name) for where, _, files in os.walk("/sys/bus/pci") for name in files]
 assert names is not None
-assert sorted(os.listdir("/dev/vfio")) == ["devices", "vfio"]
+assert sorted(os.listdir("/dev/vfio")) == [group, "devices", "vfio"]
 assert [entry.name for entry in os.scandir("/dev/vfio/devices") if stat.S_ISCHR(entry.stat().st_mode)] == ["vfio0"]
 """,
     )
