@@ -91,8 +91,12 @@ def no_reset(pc: Pc) -> None:
 
 
 def reserved_by_firmware(pc: Pc) -> None:
-    lines = "0x0000000000000000 0x0000000000ffffff direct-relaxable\n0x000000007d000000 0x000000007fffffff direct"
+    lines = "0x0000000000000000 0x0000000000ffffff direct-relaxable\n0x000000007d000000 0x000000007fffffff reserved"
     pc.text("/sys/kernel/iommu_groups/3/reserved_regions", lines)
+
+
+def mapped_by_firmware(pc: Pc) -> None:
+    pc.text("/sys/kernel/iommu_groups/3/reserved_regions", "0x000000007d000000 0x000000007fffffff direct")
 
 
 def ordinary_user(pc: Pc) -> None:
@@ -231,6 +235,12 @@ REFUSALS = [
     Refusal(remapping_absent, "interrupts", "unit dmar0", "turn interrupt remapping on"),
     Refusal(remapping_waived, "interrupts", "unit dmar0", "", verdict="warning"),
     Refusal(no_reset, "reset", f"device {DISK}", "freshly booted", verdict="warning"),
+    Refusal(
+        mapped_by_firmware,
+        "reserved IOVA",
+        "reserved region 0x7d000000 to 0x7fffffff of group 3",
+        "ask the vendor for firmware",
+    ),
     Refusal(
         reserved_by_firmware,
         "reserved IOVA",

@@ -271,7 +271,8 @@ def test_units_of_another_kind_remap_for_themselves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "shown"), [("1", "Y"), ("on", "Y"), ("true", "Y"), ("n", "N"), ("off\n", "N"), ("0", "N")]
+    ("written", "shown"),
+    [("1", "Y"), ("yes", "Y"), ("on", "Y"), ("true", "Y"), ("n", "N"), ("off\n", "N"), ("0", "N")],
 )
 def test_a_parameter_takes_what_the_kernel_takes_for_a_truth(tmp_path: Path, written: str, shown: str) -> None:
     with lab(tmp_path, "") as machine:
@@ -281,7 +282,13 @@ def test_a_parameter_takes_what_the_kernel_takes_for_a_truth(tmp_path: Path, wri
         assert tree.read(PARAMETER).decode() == f"{shown}\n"
 
 
-@pytest.mark.parametrize("written", ["", "x", "o", "\n", "2"])
+def test_writing_nothing_to_a_parameter_changes_nothing(tmp_path: Path) -> None:
+    with lab(tmp_path, "[machine]\nallow_unsafe_interrupts = true") as machine:
+        machine.host.machine.tree.write(PARAMETER, b"")
+        assert machine.host.machine.tree.read(PARAMETER) == b"Y\n"
+
+
+@pytest.mark.parametrize("written", ["x", "o", "\n", "2"])
 def test_anything_else_is_no_truth(tmp_path: Path, written: str) -> None:
     with lab(tmp_path, "") as machine, pytest.raises(OSError, match="Invalid argument"):
         machine.host.machine.tree.write(PARAMETER, written.encode())

@@ -97,6 +97,12 @@ class Case:
         found = [unit for unit in self.machine.sysfs.units() if unit.name == self.function.unit]
         return unit_of(found[0]) if found else None
 
+    @cached_property
+    def alike(self) -> Sequence[Unit]:
+        """All IOMMUs of the machine of that one's kind: one driver has them."""
+        kind = None if self.unit is None else self.unit.kind
+        return [unit for unit in map(unit_of, self.machine.sysfs.units()) if unit.kind == kind]
+
     @property
     def bound(self) -> bool:
         """Whether VFIO has it: vfio-pci, or a driver made for the device ("mlx5_vfio_pci")."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ioas.inspect.case import Case, Finding
+from ioas.inspect.inventory import has_first_stage
 
 _OFF = ("intel_iommu=off", "amd_iommu=off", "iommu=off", "iommu.off=1")
 _NO_REMAPPING = ("intremap=off", "nointremap")
@@ -85,7 +86,8 @@ def interrupts(case: Case) -> Finding | None:
         return None
     lines = (case.machine.text("/proc/interrupts") or "").splitlines()
     remapped = any(" IR-" in line for line in lines)
-    if remapped or (case.unit.interrupt_remapping and not lines):
+    # The kernel remaps for all IOMMUs of a kind or for none (intel_prepare_irq_remapping, 7.3).
+    if remapped or (all(unit.interrupt_remapping for unit in case.alike) and not lines):
         return Finding("ok", "interrupts are remapped")
     if case.unit.kind not in _REMAPPING_UNITS or (case.unit.interrupt_remapping is None and not lines):
         return Finding("unknown", "nothing tells whether interrupts are remapped")
@@ -94,7 +96,8 @@ def interrupts(case: Case) -> Finding | None:
 
 def _unsafe_interrupts(case: Case) -> Finding:
     off = [word for word in case.machine.command_line if word in _NO_REMAPPING]
-    culprit = f"setting {off[0]}" if off else f"unit {case.unit.name}" if case.unit else "IOMMU"
+    lacking = ", ".join(unit.name for unit in case.alike if not unit.interrupt_remapping)
+    culprit = f"setting {off[0]}" if off else f"unit {lacking}" if lacking else "IOMMU"
     allowed = [
         module
         for module in ("iommufd", "vfio_iommu_type1")
@@ -115,8 +118,21 @@ def _unsafe_interrupts(case: Case) -> Finding:
 
 
 def reserved(case: Case) -> Finding | None:
-    """Is a region reserved where the program wants to map?"""
-    if case.wanted.iova is None or case.group is None:
+    """Is a region reserved where the program wants to map? Does firmware want one mapped at all times?"""
+    if case.group is None:
+        return None
+    for region in case.group.reserved:
+        if region.kind == "direct":
+            return Finding(
+                "no",
+                f"firmware wants {region.start:#x} to {region.last:#x} mapped one to one for group {case.group.number}"
+                " at all times, and user space's tables would not: the kernel gives it out to nobody",
+                f"reserved region {region.start:#x} to {region.last:#x} of group {case.group.number}",
+                "turn off in the firmware's setup what uses the device there (its own driver, management, USB or video"
+                " before boot), or ask the vendor for firmware that does without",
+                check=f"cat /sys/kernel/iommu_groups/{case.group.number}/reserved_regions",
+            )
+    if case.wanted.iova is None:
         return None
     start, last = case.wanted.iova
     for region in case.group.reserved:
@@ -137,8 +153,18 @@ def aperture(case: Case) -> Finding | None:
         return None
     bits = case.unit.bits
     last = case.wanted.iova[1] if case.wanted.iova is not None else (case.wanted.memory or 1) - 1
+    first_stage = any(has_first_stage(unit) for unit in case.machine.sysfs.units() if unit.name == case.unit.name)
+    if last >> bits - first_stage == 0:
+        return Finding("ok", f"IOVA has {bits} bits" + (", in first stages one less" if first_stage else ""))
     if last >> bits == 0:
-        return Finding("ok", f"IOVA has {bits} bits")
+        return Finding(
+            "warning",
+            f"IOVA {last:#x} is beyond the {bits - 1} bits of first stages, which Linux 7.3 makes by default in"
+            " scalable mode; older kernels use all bits",
+            f"unit {case.unit.name}",
+            "use lower addresses, or intel_iommu=sm_off on the kernel's command line",
+            check=f"cat /sys/class/iommu/{case.unit.name}/intel-iommu/ecap",
+        )
     return Finding(
         "no",
         f"IOVA {last:#x} is beyond the {bits} bits that the IOMMU translates",

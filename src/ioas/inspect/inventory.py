@@ -123,13 +123,24 @@ def _link(device: PciDevice) -> str | None:
 
 
 def unit_of(unit: IommuUnit) -> Unit:
-    """One IOMMU, from the registers that its driver shows: VT-d specification 11.4.2 (MGAW) and 11.4.3 (IR)."""
+    """One IOMMU, from the registers that its driver shows.
+
+    VT-d specification 11.4.2 (MGAW) and 11.4.3 (IR); AMD 48882, extended feature register (HATS: levels beyond 4).
+    """
     cap, ecap = (_register(unit, name) for name in ("intel-iommu/cap", "intel-iommu/ecap"))
     if cap is not None:
         bits, remaps = (cap >> 16 & 0x3F) + 1, None if ecap is None else bool(ecap >> 3 & 1)
         return Unit(unit.name, "VT-d", bits, remaps)
-    kind = "AMD-Vi" if any(name.startswith("amd-iommu/") for name in unit.attributes) else "IOMMU"
-    return Unit(unit.name, kind, None, None)
+    if any(name.startswith("amd-iommu/") for name in unit.attributes):
+        features = _register(unit, "amd-iommu/features")
+        return Unit(unit.name, "AMD-Vi", None if features is None else 48 + 9 * (features >> 10 & 3), None)
+    return Unit(unit.name, "IOMMU", None, None)
+
+
+def has_first_stage(unit: IommuUnit) -> bool:
+    """Whether it is VT-d in scalable mode with first stages (11.4.3: SMTS, FSTS), which Linux 7.3 prefers."""
+    ecap = _register(unit, "intel-iommu/ecap")
+    return ecap is not None and bool(ecap >> 43 & 1 and ecap >> 47 & 1)
 
 
 def ids(function: Function) -> str:
@@ -139,6 +150,6 @@ def ids(function: Function) -> str:
 
 def _register(unit: IommuUnit, name: str) -> int | None:
     try:
-        return int(unit.attributes[name], 16)
+        return int(unit.attributes[name].partition(":")[0], 16)
     except (KeyError, ValueError):
         return None

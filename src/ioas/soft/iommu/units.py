@@ -55,7 +55,7 @@ class AmdUnit(Unit):
         return min(self.alike, key=lambda one: one.width, default=self)
 
     def _info(self) -> bytes:
-        return bytes(iommu_hw_info_amd(efr=register(*_EFR, ("HATS", _HATS, int(self.width > 48))), efr2=0))
+        return bytes(iommu_hw_info_amd(efr=register(*_EFR, ("HATS", _HATS, int(self._least().width > 48))), efr2=0))
 
     def _reserved(self) -> list[ReservedRegion]:
         return [MSI, HYPERTRANSPORT]

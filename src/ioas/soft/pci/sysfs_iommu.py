@@ -129,9 +129,10 @@ def _describe_vtd(unit: Unit, functions: Sequence[Function]) -> Description:
 
 
 def _describe_amd(unit: Unit, functions: Sequence[Function]) -> Description:
-    """Extended features as IOMMU_GET_HW_INFO tells them: struct iommu_hw_info_amd, a u64 from byte 0."""
+    """Extended features as IOMMU_GET_HW_INFO tells them: struct iommu_hw_info_amd, two u64 from byte 0."""
     info = unit.hw_info(0)[1]
-    return "amd-iommu", {"cap": "0", "features": f"{int.from_bytes(info[:8], 'little'):x}"}
+    features, more = (int.from_bytes(info[start : start + 8], "little") for start in (0, 8))
+    return "amd-iommu", {"cap": "0", "features": f"{features:x}:{more:x}"}
 
 
 _DESCRIPTIONS: Mapping[str, Callable[[Unit, Sequence[Function]], Description]] = {

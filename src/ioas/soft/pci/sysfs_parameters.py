@@ -25,7 +25,12 @@ def serve_switch(tree: Tree, path: str, get: Callable[[], bool], change: Callabl
     if not isinstance(node, Text):
         raise TypeError(f"{path} is no text")
     node.contents = lambda: b"Y\n" if get() else b"N\n"
-    node.write = lambda data: change(_truth(data))
+
+    def write(data: bytes) -> None:
+        if data:  # nothing is written by writing nothing
+            change(_truth(data))
+
+    node.write = write
 
 
 def serve_unsafe_interrupts(tree: Tree, system: System) -> None:
