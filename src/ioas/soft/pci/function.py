@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 from ioas.errors import UsageError
-from ioas.soft.pci import access, header
+from ioas.soft.pci import access, errors, header
 from ioas.soft.pci.bars import ROM_INDEX, Bar, Rom
 from ioas.soft.pci.capabilities import Capability, Pcie, base as capability_list
 from ioas.soft.pci.config import CONFIG_SIZE, CONVENTIONAL_SIZE, Config
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from ioas.soft.iommu import Requester
     from ioas.soft.pci.address import Bdf
+    from ioas.soft.pci.errors import ErrorKind
     from ioas.soft.pci.ram import Ram, RamPages
     from ioas.soft.pci.timers import Timer, Timers
     from ioas.soft.pci.topology import Bus
@@ -108,6 +109,8 @@ class Function:
     """Whether it does anything of its own accord."""
     running_timers: list[ModelTimer]
     """What `after` has under way; each takes itself out."""
+    on_error: list[Callable[[], None]]
+    """Called when a function of the bus has reported an error, with this one's lock held."""
     virtual_functions: list[VirtualFunction]
     """Those that have appeared, of a function with SR-IOV."""
 
@@ -135,6 +138,7 @@ class Function:
         self._requester: Requester | None = None
         self.running_timers = []
         self.virtual_functions = []
+        self.on_error = []
         self._fill_header()
         self._capabilities = capability_list.link(self, self.capabilities)
         self.interrupts = Interrupts(self)
@@ -366,6 +370,10 @@ class Function:
     def deassert(self) -> None:
         """Take the INTx level back."""
         self.interrupts.drive(False)
+
+    def report_error(self, kind: ErrorKind = "completion timeout") -> None:
+        """Report an uncorrectable error (AER): whoever drives a function of this bus hears of it, soon."""
+        errors.report(self, kind)
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Run `action` once after `seconds`, with the function's lock held, on the machine's timer thread.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ioas.errors import UsageError
 from ioas.soft.iommu import Requester
-from ioas.soft.pci import header, isolation, pasids, windows
+from ioas.soft.pci import errors, header, isolation, pasids, windows
 from ioas.soft.pci.address import Bdf
 from ioas.soft.pci.function import Function, Place
 from ioas.soft.pci.ports import HostBridge, RootPort, RootPortWithoutAcs
@@ -170,6 +170,7 @@ class Topology:
         windows.assign(self.root, [bus for bus in self.buses.values() if bus is not self.root])
         for function in self.everything():
             _enable(function)
+            errors.enable(function)
         for function in self.everything():
             self._join_group(function)
 

@@ -80,6 +80,7 @@ class VfioDevice:
         self.has_virtual = False
         """Whether it has VFs: then it does not sleep."""
         function.guard.listeners.append(lambda failure: self.irqs.function_failed())
+        function.on_error.append(self.irqs.function_failed)
         self.migration = DeviceMigration(function)
         self.dma_log = DmaLog(function)
         self.ioeventfds: dict[IoEvent, Watch] = {}

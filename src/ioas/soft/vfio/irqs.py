@@ -67,7 +67,7 @@ class Irqs:
         return int(index in self.events)
 
     def function_failed(self) -> None:
-        """The function has fallen off its bus (vfio_pci_core_aer_err_detected, 7.3)."""
+        """The function has fallen off its bus, or its bus has errors (vfio_pci_core_aer_err_detected, 7.3)."""
         self.events[uapi.VFIO_PCI_ERR_IRQ_INDEX].fire()
 
     def disable(self) -> None:
