@@ -16,7 +16,7 @@ from ioas.soft.vfio import type1_ranges
 from ioas.soft.vfio.type1_ranges import Range
 
 if TYPE_CHECKING:
-    from ioas.soft.iommu import Domain, Geometry, Group, ReservedRegion
+    from ioas.soft.iommu import Domain, Group, ReservedRegion
     from ioas.soft.vfio.type1_maps import DmaMap
 
 _ULONG_MAX = (1 << 64) - 1
@@ -118,8 +118,8 @@ class Domains:
 
     def _join(self, member: Member, group: Group, replay: Callable[[Domain], None]) -> None:
         regions = type1_ranges.regions_of(group)
-        self._check_reach(member.domain.geometry, group)
-        self._check_reserved(regions)
+        self._check_reach(member.domain, group)
+        self._check_reserved(regions, group)
         ranges = type1_ranges.exclude(type1_ranges.narrow(self.ranges, member.domain.geometry), regions)
         group.check_interrupts("vfio_iommu_type1")
         if not self._join_existing(member, group):
@@ -170,10 +170,11 @@ class Domains:
             sizes &= domain.page_sizes
         self.page_sizes = sizes & _PAGE_MASK | PAGE_SIZE if sizes & ~_PAGE_MASK else sizes
 
-    def _check_reach(self, geometry: Geometry, group: Group) -> None:
+    def _check_reach(self, domain: Domain, group: Group) -> None:
         """Whether the aperture takes in all that is mapped (vfio_iommu_aper_conflict)."""
         if not self.ranges:
             return
+        geometry = domain.geometry
         first, last = self.ranges[0][0], self.ranges[-1][1]
         beyond: object = None
         if geometry.start > last or geometry.last < first:
@@ -184,14 +185,26 @@ class Domains:
             beyond = self._maps.first(geometry.last + 1, last)
         if beyond is not None:
             aperture = f"{geometry.start:#x}-{geometry.last:#x}"
-            raise refuse(EINVAL, f"its IOMMU translates {aperture}, which leaves {beyond} out", "group", group.id)
+            raise refuse(
+                EINVAL,
+                f"{domain.unit.name} before {_members(group)} translates {aperture}, which leaves {beyond} out",
+                "group",
+                group.id,
+            )
 
-    def _check_reserved(self, regions: list[ReservedRegion]) -> None:
+    def _check_reserved(self, regions: list[ReservedRegion], group: Group) -> None:
         """Whether something is mapped where the group reserves (vfio_iommu_resv_conflict)."""
         for region in regions:
             dma = self._maps.first(region.start, region.last)
             if dma is not None:
                 where = f"{region.start:#x}-{region.last:#x}"
                 raise refuse(
-                    EINVAL, f"the mapping {dma} stands where the group reserves ({region.kind})", "region", where
+                    EINVAL,
+                    f"the mapping {dma} stands in {where}, a {region.kind} region of {_members(group)}",
+                    "region",
+                    where,
                 )
+
+
+def _members(group: Group) -> str:
+    return ", ".join(requester.name for requester in group.requesters)
