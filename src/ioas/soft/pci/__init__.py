@@ -17,11 +17,12 @@ from ioas.soft.pci.capabilities import (
 from ioas.soft.pci.config import Config
 from ioas.soft.pci.dma import Dma
 from ioas.soft.pci.failure import Failure
-from ioas.soft.pci.function import Function, Incident
+from ioas.soft.pci.function import Function
 from ioas.soft.pci.interrupts import InterruptKind, Interrupts
 from ioas.soft.pci.migration import Migration
 from ioas.soft.pci.nodes import CharDevice, Directory, Link, Node, Text, Tree
 from ioas.soft.pci.options import Option, OptionValue
+from ioas.soft.pci.placed import Incident
 from ioas.soft.pci.ram import Ram, RamPages
 from ioas.soft.pci.registers import Register
 from ioas.soft.pci.resets import ResetMethod

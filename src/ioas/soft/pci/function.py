@@ -6,20 +6,16 @@ example to read.
 
 One lock per function (`lock`) is held whenever code of the model runs, in whatever thread: register accesses, timer
 callbacks, resets. A model needs no locks of its own, and must not wait in its code. What it raises goes no further
-than here (`failure`). The order of locks is: the host's
-for object state (`System.lock`), a root port's, a function's. So nothing that a model calls - interrupt callbacks,
-listeners of incidents and faults - may take one of the former.
+than here (`failure`). The order of locks is: the host's for object state (`System.lock`), a root port's, a function's.
+So nothing that a model calls - interrupt callbacks, listeners of incidents and faults - may take one of the former.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from ioas.errors import UsageError
 from ioas.soft.pci import access, errors, header
 from ioas.soft.pci.bars import ROM_INDEX, Bar, Rom
 from ioas.soft.pci.capabilities import Capability, Pcie, base as capability_list
@@ -31,45 +27,24 @@ from ioas.soft.pci.interrupts import Interrupts
 from ioas.soft.pci.migration import Migration
 from ioas.soft.pci.model_timers import ModelTimer, Standstill
 from ioas.soft.pci.options import AnyOption, OptionValue, option_values
+from ioas.soft.pci.placed import Placed
 from ioas.soft.pci.resets import ResetMethod, carry_out, methods_of, power_state
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from ioas.soft.iommu import Requester
-    from ioas.soft.pci.address import Bdf
     from ioas.soft.pci.errors import ErrorKind
     from ioas.soft.pci.ram import Ram, RamPages
-    from ioas.soft.pci.timers import Timer, Timers
-    from ioas.soft.pci.topology import Bus
+    from ioas.soft.pci.timers import Timer
     from ioas.soft.pci.virtual import VirtualFunction
 
 C = TypeVar("C", bound=Capability)
-INCIDENTS_KEPT = 256
 _WORD = 8
 
 
-class Incident(NamedTuple):
-    """Something a function did, or was asked, that went nowhere: `what` is a sentence; `time` is time.monotonic()."""
-
-    function: str
-    what: str
-    time: float
-
-
-class Place(NamedTuple):
-    """What the machine gives a function when it is plugged in."""
-
-    bdf: Bdf
-    bus: Bus
-    timers: Timers
-
-
-class Function:
+class Function(Placed):
     """One PCI function. Subclasses are device models."""
 
-    model: ClassVar[str] = ""
-    """The name that --device knows."""
     vendor_id: ClassVar[int] = 0
     device_id: ClassVar[int] = 0
     revision_id: ClassVar[int] = 0
@@ -94,10 +69,6 @@ class Function:
     interrupts: Interrupts
     dma: Dma
     """The way to memory."""
-    incidents: deque[Incident]
-    """The last 256 things that went nowhere."""
-    on_incident: list[Callable[[Incident], None]]
-    """Called with each incident, on the thread that caused it."""
     guard: Guard
     """What stands between the model's code and those who call it."""
     option_values: dict[str, OptionValue]
@@ -122,20 +93,17 @@ class Function:
 
     def __init__(self, /, **options: OptionValue) -> None:
         """Raises UsageError naming the model, the option and what is allowed."""
+        super().__init__()
         self.lock = self._make_lock()
         self.option_values = option_values(self.model or type(self).__name__, self._declared.options, options)
         self.register_values = {each.name: each.initial for each in self._declared.registers}
         self.rams, self.ram_pages = self._declared.rams, {}
-        self.incidents = deque(maxlen=INCIDENTS_KEPT)
-        self.on_incident = []
         self.guard = Guard(self)
         self.standstill = Standstill(self)
         size = CONFIG_SIZE if self._is_express() else CONVENTIONAL_SIZE
         self.config = Config(size, self.lock, self.guard.run)
         self._enables, self._enables_of = 0, -1
         self.dma = Dma(self)
-        self._place: Place | None = None
-        self._requester: Requester | None = None
         self.running_timers = []
         self.virtual_functions = []
         self.on_error = []
@@ -219,39 +187,6 @@ class Function:
             raise ValueError(f"{self} has no BAR {index}")
         return bar
 
-    def plug_in(self, place: Place) -> None:
-        """Give the function its place in a machine (for Topology). Raises UsageError when it has one."""
-        if self._place is not None:
-            raise UsageError(f"{self} is plugged in already")
-        self._place = place
-
-    @property
-    def place(self) -> Place:
-        """Where the function stands; raises UsageError before it is plugged in."""
-        if self._place is None:
-            raise UsageError(f"{self.model or type(self).__name__} is not plugged into a machine")
-        return self._place
-
-    @property
-    def bdf(self) -> Bdf:
-        """The address; str(function.bdf) is "0000:01:00.0"."""
-        return self.place.bdf
-
-    @property
-    def requester(self) -> Requester:
-        """Who this function is to its IOMMU; raises UsageError before the machine is settled."""
-        if self._requester is None:
-            raise UsageError(f"{self} stands in a machine that is not settled")
-        return self._requester
-
-    @requester.setter
-    def requester(self, requester: Requester) -> None:
-        self._requester = requester
-
-    def __str__(self) -> str:
-        name = self.model or type(self).__name__
-        return f"{name} {self._place.bdf}" if self._place is not None else name
-
     def find(self, kind: type[C]) -> tuple[C, int] | None:
         """The capability of class `kind` and its offset in configuration space; None when the function lacks it."""
         found = self._capabilities.get(kind)
@@ -324,13 +259,6 @@ class Function:
             self.config.reset()
             self.interrupts.reset()
             self.guard.run("a reset", self.reset)
-
-    def record(self, what: str) -> None:
-        """Note an incident: a sentence about something that went nowhere; kept, and told to `on_incident`."""
-        incident = Incident(str(self), what, time.monotonic())
-        self.incidents.append(incident)
-        for listener in self.on_incident:
-            listener(incident)
 
     # What models use, and what they replace.
 

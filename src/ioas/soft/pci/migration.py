@@ -27,7 +27,7 @@ _HEADER = Struct("<4sHHIQ")
 _DMA = "dma."
 _LONGEST = 1e9
 """Seconds."""
-_NOT_MODELS = ("builtins", "ioas.soft.pci.function")
+_NOT_MODELS = ("builtins", "ioas.soft.pci.function", "ioas.soft.pci.placed", "ioas.soft.pci.virtual")
 LARGEST = 1 << 32
 """Bytes that a state may have."""
 

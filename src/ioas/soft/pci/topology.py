@@ -10,7 +10,8 @@ from ioas.errors import UsageError
 from ioas.soft.iommu import Requester
 from ioas.soft.pci import errors, header, isolation, pasids, windows
 from ioas.soft.pci.address import Bdf
-from ioas.soft.pci.function import Function, Place
+from ioas.soft.pci.function import Function
+from ioas.soft.pci.placed import Place
 from ioas.soft.pci.ports import HostBridge, RootPort, RootPortWithoutAcs
 from ioas.soft.pci.timers import Timers
 
