@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from errno import EBADF, EFAULT, EINVAL, ENOMEM
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from ioas.run.tracer import Tracer
 
-_NR_CLOSE = 3
+_NR_CLOSE, _NR_MUNMAP = 3, 11
+_MAP_FIXED, _MAP_NOREPLACE = 0x10, 0x100000
 _LAST_NUMBER, _FIRST_NUMBER = 1023, 32
 _INDICES_KEPT = 1024
 _PROVEN_AT_MOST = 16
@@ -86,6 +87,15 @@ class RegisteredBuffer:
     def unpin(self) -> None:
         """Let go of the pages. Called by the last user."""
         self._ring.give_back(self._slot)
+
+
+class Piece(NamedTuple):
+    """`length` bytes of a mapping, from its byte `start` on: those at `offset` of the file `fd`."""
+
+    fd: int
+    start: int
+    length: int
+    offset: int
 
 
 class Buffers:
@@ -238,17 +248,30 @@ class Buffers:
         self._indices[thread, ring.fd] = index
         return visit, index
 
-    def map_file(self, call: Call, fd: int) -> int:
-        """Have the thread carry out its own mmap(2), with a file of ours in place of the one that it named.
+    def map_file(self, call: Call, pieces: Sequence[Piece]) -> int:
+        """Have the thread carry out its own mmap(2), with files of ours in place of the one that it named.
 
-        What the call returns, negative for an errno. Raises Unavailable, Gone.
+        What the call returns, negative for an errno; then nothing is mapped. Raises Unavailable, Gone.
         """
-        number = self._give(call, fd)
+        numbers = [self._give(call, piece.fd) for piece in pieces]
         address, length, protection, flags, _, offset = call.arguments
         visit = self._begin(call)
-        result = visit.call(call.number, address, length, protection, flags, number, offset, handed_over=True)
-        visit.call(_NR_CLOSE, number)
-        return result
+
+        def map_one(at: int, size: int, how: int, number: int, place: int) -> int:
+            return visit.call(call.number, at, size, protection, how, number, place, handed_over=True)
+
+        start = map_one(address, length, flags, numbers[0], offset)
+        for piece, number in zip(pieces[1:], numbers[1:], strict=True) if start >= 0 else ():
+            result = map_one(
+                start + piece.start, piece.length, flags & ~_MAP_NOREPLACE | _MAP_FIXED, number, piece.offset
+            )
+            if result < 0:
+                visit.call(_NR_MUNMAP, start, length)
+                start = result
+                break
+        for number in numbers:
+            visit.call(_NR_CLOSE, number)
+        return start
 
     def _give(self, call: Call, fd: int) -> int:
         """Put a descriptor into the thread for a while: its number there. Raises Unavailable, Gone."""

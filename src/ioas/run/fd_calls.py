@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 from errno import EINVAL, ENODEV, EPERM, ESPIPE
 
 from ioas.errors import KernelError, refuse
 from ioas.host import EventSource
 from ioas.run.attribute import AttributeFile
+from ioas.run.buffers import Piece
 from ioas.run.caller import ProcessCaller
 from ioas.run.files import Given
 from ioas.run.kernel import Nr, take_fd
@@ -171,18 +173,18 @@ def on_mmap(server: Server, call: Call) -> int | Outcome:
     try:
         memory = given.file.mmap(caller, length, protection & _WORD, flags & _WORD, offset)
         if server.mmio and isinstance(given.file, Mappable):
-            with server.mmio.mapping(given.file, caller.pid) as window:
-                return _map(server, call, window)
-        return _map(server, call, memory)
+            with server.mmio.mapping(given.file, caller.pid, offset, length) as pieces:
+                return _map(server, call, pieces)
+        return _map(server, call, [Piece(memory, 0, length, offset)])
     except KernelError as error:
         server.refused(call, caller, text, "mmap", error)
         raise
 
 
-def _map(server: Server, call: Call, memory: int) -> int:
-    """Map a file of the host's in place of the one that the program named. Raises KernelError."""
+def _map(server: Server, call: Call, pieces: Sequence[Piece]) -> int:
+    """Map files of the host's in place of the one that the program named. Raises KernelError."""
     try:
-        result = server.buffers.map_file(call, memory)
+        result = server.buffers.map_file(call, pieces)
     except Unavailable as error:
         raise refuse(ENODEV, f"the program cannot be made to map it: {error}", "file", call.arguments[4]) from None
     if result < 0:

@@ -2,7 +2,8 @@
 
 The kernel maps it as it maps any file, at any address and with any flags, and whatever the program does to the mapping
 later is the kernel's business too. But no byte of a BAR is in the file, so every access raises SIGBUS with its address
-(`ioas.run.mmio.traps`). It has no name, and lies in /dev/shm.
+(`ioas.run.mmio.traps`). It has no name, and lies in /dev/shm. Where a BAR is memory, the file of that memory is mapped
+instead, at the same offsets.
 
 A mapping keeps a device open after its descriptors are closed. That there is none any more the kernel tells by a write
 lease, which is granted only when no open file is left but the one that asks (check_conflicting_open, fs/locks.c, 7.3);
@@ -16,11 +17,13 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import tempfile
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ioas.host import File
 from ioas.run.mmio.bus import Inode, Windows
+from ioas.soft.pci import RamPages
+from ioas.soft.pci.ram import unnamed_file
+from ioas.soft.vfio.mapped_memory import MemoryPart
 
 _IN_CLOSE = 0x18
 _ROOM = 1 << 16
@@ -36,22 +39,29 @@ class Mappable(Windows, File, Protocol):
         """How it was opened: O_RDONLY, O_WRONLY or O_RDWR."""
         ...
 
+    def memory(self, offset: int, length: int) -> list[MemoryPart]:
+        """The parts of a mapping that are memory, and need no trap."""
+        ...
+
 
 class MemoryFiles:
     """The files that stand for device files that have been mapped."""
 
     def __init__(self) -> None:
         self.by_inode: dict[Inode, Mappable] = {}
-        self._known: dict[Mappable, _Known] = {}
+        self._known: dict[File, dict[RamPages | None, _Known]] = {}
         self._fd = _check(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
 
     def fileno(self) -> int:
         """A descriptor that is readable when a mapping has ended (`keeps`)."""
         return self._fd
 
-    def open(self, file: Mappable) -> int:
-        """A descriptor to be mapped in place of `file`'s, and then closed by the caller. Raises OSError."""
-        known = self._known.get(file) or self._make(file)
+    def open(self, file: Mappable, pages: RamPages | None = None) -> int:
+        """A descriptor to be mapped in place of `file`'s, and then closed by the caller. Raises OSError.
+
+        Of the file without contents, or of that of `pages`, which are memory of the device.
+        """
+        known = self._known.get(file, {}).get(pages) or self._make(file, pages)
         return os.open(f"/proc/self/fd/{known.fd}", file.access | os.O_CLOEXEC)
 
     def keeps(self, file: File) -> bool:
@@ -61,15 +71,16 @@ class MemoryFiles:
         """
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, _ROOM)
-        known = self._known.get(file) if isinstance(file, Mappable) else None
-        return known is not None and not _alone(known.fd)
+        return not all(_alone(known.fd) for known in self._known.get(file, {}).values())
 
     def forget(self, file: File) -> None:
         """`file` is closed."""
-        if isinstance(file, Mappable) and (known := self._known.pop(file, None)):
-            del self.by_inode[known.inode]
+        for pages, known in self._known.pop(file, {}).items():
+            if self.by_inode.get(known.inode) is file:
+                del self.by_inode[known.inode]
             _libc.inotify_rm_watch(self._fd, known.watch)
-            os.close(known.fd)
+            if pages is None:
+                os.close(known.fd)
 
     def close(self) -> None:
         """Close what is left."""
@@ -77,15 +88,17 @@ class MemoryFiles:
             self.forget(file)
         os.close(self._fd)
 
-    def _make(self, file: Mappable) -> _Known:
-        fd = _unnamed()
+    def _make(self, file: Mappable, pages: RamPages | None) -> _Known:
+        fd = pages.fd if pages else unnamed_file()
         try:
             watch = _check(_libc.inotify_add_watch(self._fd, f"/proc/self/fd/{fd}".encode(), _IN_CLOSE))
         except OSError:
-            os.close(fd)
+            if not pages:
+                os.close(fd)
             raise
         status = os.fstat(fd)
-        known = self._known[file] = _Known(fd, watch, (status.st_dev, status.st_ino))
+        known = _Known(fd, watch, (status.st_dev, status.st_ino))
+        self._known.setdefault(file, {})[pages] = known
         self.by_inode[known.inode] = file
         return known
 
@@ -104,14 +117,6 @@ def _alone(fd: int) -> bool:
         return False
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return True
-
-
-def _unnamed() -> int:
-    """A file in memory that has no name. Raises OSError where there is no place for one."""
-    try:
-        return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def _check(result: int) -> int:

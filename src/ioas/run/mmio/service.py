@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from errno import ENOMEM, EPERM
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ioas.errors import refuse
+from ioas.host import PAGE_SIZE
+from ioas.run.buffers import Piece
 from ioas.run.mmio.memory_files import Mappable, MemoryFiles
 from ioas.run.mmio.traps import Traced, Traps
 from ioas.run.tracer import Busy, Tracer
+from ioas.soft.pci import RamPages
+from ioas.soft.vfio.mapped_memory import MemoryPart
 
+T = TypeVar("T")
 Mode = Literal["trap", "rw"]
 """How BARs are offered: "trap": they can be mapped, and each load and store is carried out on the device; "rw": without
 the MMAP flag, by read(2) and write(2) alone."""
@@ -30,20 +35,32 @@ class Mmio:
         self._traps = Traps(tracer, self.files.by_inode, say, stopped)
 
     @contextmanager
-    def mapping(self, file: Mappable, process: int) -> Iterator[int]:
-        """A descriptor for `process` to map in place of `file`'s; its accesses are trapped from here on.
+    def mapping(self, file: Mappable, process: int, offset: int, length: int) -> Iterator[list[Piece]]:
+        """What `process` maps in place of `length` bytes at `offset` of `file`: first all of it, then parts over it.
 
-        Raises KernelError: EPERM when it cannot be traced, ENOMEM when there is no room for the file.
+        Accesses to what is no memory are trapped from here on. Raises KernelError: EPERM when it cannot be traced,
+        ENOMEM when there is no room for the files.
         """
-        self._trace(process)
+        with ExitStack() as undo:
+
+            def piece(start: int, size: int, place: int, pages: RamPages | None) -> Piece:
+                fd = self._have_room(lambda: self.files.open(file, pages))
+                undo.callback(os.close, fd)
+                return Piece(fd, start, size, place)
+
+            parts = self._have_room(lambda: file.memory(offset, -(-length // PAGE_SIZE) * PAGE_SIZE))
+            pieces = [piece(part.start, part.length, part.offset, part.pages) for part in parts]
+            if not _whole(parts, length):
+                self._trace(process)
+                pieces.insert(0, piece(0, length, offset, None))
+            yield pieces
+
+    def _have_room(self, make: Callable[[], T]) -> T:
         try:
-            fd = self.files.open(file)
+            return make()
         except OSError as error:
-            raise refuse(ENOMEM, f"no file can be made to be mapped: {error.strerror}", "limit", "/dev/shm") from error
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+            reason = f"no file can be made to be mapped: {error.strerror}"
+            raise refuse(ENOMEM, reason, "limit", "/dev/shm") from error
 
     def _trace(self, process: int) -> None:
         try:
@@ -73,3 +90,8 @@ class Mmio:
         """Close everything; nobody is traced any more."""
         self._traps.close()
         self.files.close()
+
+
+def _whole(parts: list[MemoryPart], length: int) -> bool:
+    """Whether one of them is the whole mapping."""
+    return len(parts) == 1 and parts[0].start == 0 and parts[0].length >= length

@@ -23,6 +23,8 @@ from ioas.errors import UsageError
 if TYPE_CHECKING:
     from ioas.soft.pci.function import Function
 
+REGION_SHIFT = 40
+"""BAR N begins at N << 40 of what programs map: so vfio-pci has it (VFIO_PCI_INDEX_TO_OFFSET); our files too."""
 _PAGE = 4096
 _PORTION = 1 << 20
 _MAP_FIXED = 0x10
@@ -66,7 +68,8 @@ class Ram:
         """The pages that are this memory in `instance`, made when they are first asked for."""
         pages = instance.ram_pages.get(self.name)
         if pages is None:
-            pages = instance.ram_pages[self.name] = RamPages(self.size)
+            place = self.bar << REGION_SHIFT | self.offset
+            pages = instance.ram_pages[self.name] = RamPages(self.size, place)
         return pages
 
     def touches(self, bar: int, start: int, end: int) -> bool:
@@ -85,15 +88,17 @@ class RamPages:
     any other mapping of it raises SIGBUS, as one to a device that does not answer does.
     """
 
-    def __init__(self, size: int) -> None:
-        """`size` in bytes, whole pages. Raises OSError when there is no room for a file."""
+    def __init__(self, size: int, place: int = 0) -> None:
+        """`size` in bytes, and where it begins in the file: whole pages. Raises OSError when there is no room."""
         self.fd = unnamed_file()
-        """The file, without a name; its offset 0 is the first byte of the memory."""
+        """The file, without a name."""
+        self.place = place
+        """Its offset of the first byte of the memory."""
         self._open = [self.fd]
         weakref.finalize(self, _close_all, self._open)
-        os.ftruncate(self.fd, size)
+        os.ftruncate(self.fd, place + size)
         self.size = size
-        self._mapping = mmap.mmap(self.fd, size)
+        self._mapping = mmap.mmap(self.fd, size, offset=place)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
         self.view = memoryview(self._mapping)
 
@@ -123,10 +128,10 @@ class RamPages:
 
     def _move(self, source: int, target: int) -> None:
         """Let `view` show the file `target`, with the contents of `source`."""
-        os.ftruncate(target, self.size)
+        os.ftruncate(target, self.place + self.size)
         _copy(source, target)
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        if _libc.mmap(self._address, self.size, protection, mmap.MAP_SHARED | _MAP_FIXED, target, 0) != self._address:
+        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED
+        if _libc.mmap(self._address, self.size, protection, flags, target, self.place) != self._address:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 

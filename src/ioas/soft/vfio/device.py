@@ -32,6 +32,7 @@ from ioas.soft.vfio.device_set import DeviceSet
 from ioas.soft.vfio.dma_logging import DmaLog
 from ioas.soft.vfio.dmabuf import Exports
 from ioas.soft.vfio.irqs import Irqs
+from ioas.soft.vfio.mapped_memory import MappedMemory
 from ioas.soft.vfio.migration import DeviceMigration
 from ioas.soft.vfio.noiommu import PREFIX, is_noiommu
 from ioas.soft.vfio.power import D3HOT, Power
@@ -86,6 +87,7 @@ class VfioDevice:
         self.ioeventfds: dict[IoEvent, Watch] = {}
         self.may_be_mapped = False
         """Whether somebody serves mappings of its BARs."""
+        self.mapped_memory = MappedMemory(self)
         self.mappable_bars: frozenset[int] = frozenset()
         """BARs that programs may mmap: none, until somebody can serve the mappings (`allow_mmap`)."""
         self.msix_table = MsixTable()

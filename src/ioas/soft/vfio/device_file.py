@@ -21,6 +21,7 @@ from ioas.host import Caller
 from ioas.soft.vfio import regions
 from ioas.soft.vfio.argument import Argument
 from ioas.soft.vfio.commands import COMMANDS, NOT_BOUND, Command, dispatch
+from ioas.soft.vfio.mapped_memory import MemoryPart
 from ioas.uapi.vfio import VFIO_PCI_CONFIG_REGION_INDEX
 
 if TYPE_CHECKING:
@@ -63,12 +64,13 @@ class DeviceFile(ABC):
 
     def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
         """VFIO_DEVICE_*; see `ioas.soft.vfio.commands`. Raises KernelError."""
-        return dispatch(self, Argument(caller, argument), request)
+        with self.device.mapped_memory.settled():
+            return dispatch(self, Argument(caller, argument), request)
 
     def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
         """Read from a region: the offset is region index << 40 plus the byte in the region. Raises KernelError."""
         self._check("read", os.O_WRONLY)
-        with self.device.power.awake(), self.kept_bound(self.device.lock):
+        with self.device.mapped_memory.settled(), self.device.power.awake(), self.kept_bound(self.device.lock):
             data = regions.read(self.device, self._position if offset is None else offset, length)
         if offset is None:
             self._position += len(data)
@@ -78,7 +80,8 @@ class DeviceFile(ABC):
         """Write to a region, as `read`; the number of bytes taken. Raises KernelError."""
         self._check("write", os.O_RDONLY)
         place = self._position if offset is None else offset
-        with self.device.power.awake(), self._locks_of(place), self.kept_bound(self.device.lock):
+        settled, awake = self.device.mapped_memory.settled(), self.device.power.awake()
+        with settled, awake, self._locks_of(place), self.kept_bound(self.device.lock):
             count = regions.write(self.device, place, data)
         if offset is None:
             self._position += count
@@ -96,6 +99,13 @@ class DeviceFile(ABC):
         self._check_bound("mmap")
         regions.check_mapping(self.device, length, bool(flags & MAP_SHARED), offset)
         return -1
+
+    def memory(self, offset: int, length: int) -> list[MemoryPart]:
+        """The parts of a mapping of `length` bytes at file offset `offset` that are memory of the device.
+
+        They can be mapped without a trap, and are out of reach from then on while the device does not answer.
+        """
+        return self.device.mapped_memory.parts(offset, length)
 
     def answers(self, offset: int) -> bool:
         """Whether loads and stores through a mapping of `offset` reach the device; else a kernel gives SIGBUS."""
@@ -130,7 +140,8 @@ class DeviceFile(ABC):
             self.device.files -= 1
             if self.bound:
                 self.bound = False
-                self.release()
+                with self.device.mapped_memory.settled():
+                    self.release()
 
     def _locks_of(self, offset: int) -> AbstractContextManager[object]:
         """What to hold besides the device's lock: configuration space can take exports out of page tables."""
