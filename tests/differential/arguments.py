@@ -35,7 +35,7 @@ class World:
         self._draw = draw
         self.kind = kind
         self.granule = self.choose((PAGE, PAGE, PAGE, PAGE, 2048, 2048, 509))
-        self.forks = kind == "processes"
+        self.forks = kind in ("processes", "container")
 
     def choose(self, pool: Sequence[T]) -> T:
         """One of these."""

@@ -9,6 +9,8 @@ from tests.differential.arguments import MEMORY, NOWHERE, PAGE, PAGES, SCRATCH, 
 
 Make = Callable[[World], Step]
 _GROUP = ["group", 0]
+_OTHER = ["other", 0]
+"""Another group, which only joins containers and leaves them."""
 _NAME = "0000:01:00.0"
 _IOVA = 0x10_0000
 _SLOTS = 16
@@ -90,33 +92,33 @@ def _get_dirty(world: World) -> Step:
 
 
 def _info(world: World) -> Step:
-    return [0, "info", _mapper(world), world.choose((256, 256, 24, 16, 15, 0, 56, 112, U32_MAX))]
+    return [world.who(), "info", _mapper(world), world.choose((256, 256, 24, 16, 15, 0, 56, 112, U32_MAX))]
 
 
 def _set_iommu(world: World) -> Step:
     kind = world.choose((_TYPE1, _TYPE1V2, _TYPE1V2, _TYPE1V2, 8, 6, 0, 99, 2))
-    return [0, "request", _mapper(world), _SET_IOMMU, kind]
+    return [world.who(), "request", _mapper(world), _SET_IOMMU, kind]
 
 
 def _ask(world: World) -> Step:
     if world.percent(10):
-        return [0, "request", _mapper(world), world.choose((_GET_API_VERSION, 0x3B73, 0x3B74, 0x3B63, 0)), 0]
-    return [0, "request", _mapper(world), _CHECK_EXTENSION, world.number(0, 12)]
+        return [world.who(), "request", _mapper(world), world.choose((_GET_API_VERSION, 0x3B73, 0x3B74, 0x3B63, 0)), 0]
+    return [world.who(), "request", _mapper(world), _CHECK_EXTENSION, world.number(0, 12)]
 
 
 def _container(world: World) -> Step:
     target = world.choose(
         (*[["container", 0]] * 5, ["container", 1], ["iommufd", 0], ["iommufd", 0], ["vfio", 0], ["memfd", 0], -1, 998)
     )
-    return [0, "container", world.choose((_GROUP, _GROUP, _GROUP, ["vfio", 0])), target]
+    return [world.who(), "container", world.choose((_GROUP, _GROUP, _GROUP, _OTHER, _OTHER, ["vfio", 0])), target]
 
 
 def _unset(world: World) -> Step:
-    return [0, "request", _GROUP, _UNSET_CONTAINER, 0]
+    return [world.who(), "request", world.choose((_GROUP, _OTHER)), _UNSET_CONTAINER, 0]
 
 
 def _status(world: World) -> Step:
-    return world.call(_GROUP, "GROUP_STATUS", flags=world.choose((0, 0, U32_MAX)))
+    return world.call(world.choose((_GROUP, _GROUP, _OTHER)), "GROUP_STATUS", flags=world.choose((0, 0, U32_MAX)))
 
 
 def _give(world: World) -> Step:
@@ -131,20 +133,21 @@ def _give(world: World) -> Step:
         f"{_NAME} x",
         "x" * 40,
     )
-    return [0, "give", _GROUP, _NAME if world.percent(75) else world.choose(odd)]
+    return [world.who(), "give", _GROUP, _NAME if world.percent(75) else world.choose(odd)]
 
 
 def _odd_group(world: World) -> Step:
-    return [0, "request", _GROUP, world.choose((0x3B64, 0x3B6B, 0x5401, 0x3B67, 0x3B68, 0x3B6A)), 0]
+    return [world.who(), "request", _GROUP, world.choose((0x3B64, 0x3B6B, 0x5401, 0x3B67, 0x3B68, 0x3B6A)), 0]
 
 
 def _open(world: World) -> Step:
-    return [0, "open", world.choose(("group", "group", "group", "container", "container", "iommufd", "vfio"))]
+    kind = world.choose(("group", "group", "other", "other", "container", "container", "iommufd", "vfio"))
+    return [world.who(), "open", kind]
 
 
 def _close(world: World) -> Step:
-    kind = world.choose(("group", "group", "container", "vfio", "vfio", "iommufd"))
-    return [0, "close", kind, world.number(0, 1)]
+    kind = world.choose(("group", "group", "other", "container", "vfio", "vfio", "iommufd"))
+    return [world.who(), "close", kind, world.number(0, 1)]
 
 
 def _bind(world: World) -> Step:
@@ -170,20 +173,21 @@ def _destroy(world: World) -> Step:
 
 def _device(world: World) -> Step:
     if world.percent(50):
-        return [0, "read", ["vfio", world.number(0, 1)], 4, world.choose((0, 7 << 40, (7 << 40) + 4))]
+        return [world.who(), "read", ["vfio", world.number(0, 1)], 4, world.choose((0, 7 << 40, (7 << 40) + 4))]
     return world.call(["vfio", world.number(0, 1)], "DEVICE_INFO")
 
 
 def _dma(world: World) -> Step:
-    return [0, "dma", ["vfio", 0], _IOVA + world.choose((0, PAGE, 3 * PAGE, PAGE - 8)), world.choose((1, 16, 64))]
+    iova = _IOVA + world.choose((0, PAGE, 3 * PAGE, PAGE - 8))
+    return [world.who(), "dma", ["vfio", 0], iova, world.choose((1, 16, 64))]
 
 
 def _settle(world: World) -> Step:
-    return [0, "settle", ["vfio", 0]]
+    return [world.who(), "settle", ["vfio", 0]]
 
 
 def _locked(world: World) -> Step:
-    return [0, "locked"]
+    return [world.who(), "locked"]
 
 
 def weighted(world: World) -> list[tuple[int, Make]]:
@@ -197,12 +201,12 @@ def weighted(world: World) -> list[tuple[int, Make]]:
         (3, _info),
         (6, _set_iommu),
         (3, _ask),
-        (3, _container),
-        (1, _unset),
+        (4, _container),
+        (2, _unset),
         (2, _status),
         (5, _give),
         (1, _odd_group),
-        (3, _open),
+        (4, _open),
         (2, _close),
         (2, _bind),
         (2, _attach),

@@ -28,6 +28,8 @@ Answers = list[list[str]]
 _IN_PROCESS = ("space", "tables", "device", "group")
 _CONTAINERS = {"iommu": "vfio", "iommufd-container": "iommufd"}
 """Who serves /dev/vfio/vfio in each variant of the guest."""
+_DEVICES = '[[device]]\nmodel = "edu"\n[[device]]\nmodel = "edu"\naddr = "0000:03:00.0"\n'
+"""In the guest the second is another one, of which scripts use the group alone."""
 
 
 def runs_in_process(script: Script) -> bool:
@@ -146,7 +148,7 @@ def _machine(place: Path, variant: str) -> Path:
     """A machine that is like a variant of the guest; QEMU's unit has no snoop control."""
     machine = place / "machine.toml"
     container = f'[machine]\ncontainer = "{_CONTAINERS[variant]}"\n'
-    machine.write_text(f'{container}[iommu]\nsnoop_control = false\n[[device]]\nmodel = "edu"\n')
+    machine.write_text(f"{container}[iommu]\nsnoop_control = false\n{_DEVICES}")
     return machine
 
 

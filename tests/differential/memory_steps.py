@@ -72,6 +72,11 @@ def _change(world: World) -> Step:
     return [world.choose((0, 1, 1, 2)), *step[1:]]
 
 
+def children(world: World) -> list[tuple[int, Make]]:
+    """Children that come and go."""
+    return [(6, _fork), (2, _exit)]
+
+
 def forks(world: World) -> list[tuple[int, Make]]:
-    """Steps with children."""
-    return [(6, _fork), (2, _exit), (5, _change)]
+    """The same, and address spaces that change hands."""
+    return [*children(world), (5, _change)]

@@ -33,6 +33,10 @@ def _processes(world: World) -> Makers:
     return _memory(world) + memory_steps.forks(world)
 
 
+def _container(world: World) -> Makers:
+    return group_steps.weighted(world) + memory_steps.weighted(world) + memory_steps.children(world)
+
+
 KINDS: dict[str, tuple[int, Callable[[World], Makers]]] = {
     "space": (6, space_steps.weighted),
     "tables": (3, _tables),
@@ -40,9 +44,10 @@ KINDS: dict[str, tuple[int, Callable[[World], Makers]]] = {
     "processes": (2, _processes),
     "device": (2, device_steps.weighted),
     "group": (4, group_steps.weighted),
+    "container": (2, _container),
 }
 """Kinds of scripts: how many of each, and the steps that they are made of."""
-VARIANTS: dict[str, tuple[str, ...]] = {"iommu": tuple(KINDS), "iommufd-container": ("group",)}
+VARIANTS: dict[str, tuple[str, ...]] = {"iommu": tuple(KINDS), "iommufd-container": ("group", "container")}
 """The kinds of scripts that are worth asking a variant of the guest."""
 _LIMITED = ("space", "group")
 """Kinds in which a limit of locked memory shows."""
@@ -50,6 +55,7 @@ _BEGINNINGS: dict[str, Callable[[World], list[Step]]] = {
     "device": lambda world: device_steps.beginning(),
     "tables": lambda world: table_steps.beginning(),
     "group": group_steps.beginning,
+    "container": group_steps.beginning,
 }
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import random
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from ioas.host import PAGE_SIZE
+from ioas.soft.iommu.epoch import Epoch
 from ioas.soft.vfio.type1_mapper import ENTRY_LIMIT
 from ioas.uapi import vfio
 from tests.support.group_client import ALL, BDF, LOSE, GroupClient, program
+from tests.support.ram import Ram
 from tests.support.vfio_client import refused
 
 IOVA = 0x10_0000
+TIMEOUT = 60
 END = (1 << 64) - PAGE_SIZE
 BITMAP = vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
 
@@ -156,3 +160,31 @@ def _try_unmap(
     taken = [] if inside and inside[0] < iova else inside
     expected = sum(maps.pop(start) for start in taken)
     assert client.unmap(container, iova * PAGE_SIZE, count * PAGE_SIZE) == expected * PAGE_SIZE
+
+
+def test_no_dma_lands_when_an_unmap_has_returned(client: GroupClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transfer that is about to move its bytes is waited for; its pages are unpinned after that."""
+    container, ram = client.container(), Ram(1)
+    client.map(container, client.caller.memory.map(1, ram=ram), PAGE_SIZE, IOVA)
+    moving, go = threading.Event(), threading.Event()
+    log: list[str] = []
+    plain = Epoch._wait_for
+
+    def wait_for(self: Epoch, epoch: int) -> None:
+        go.set()
+        plain(self, epoch)
+
+    def before_write(offset: int, length: int) -> None:
+        moving.set()
+        assert go.wait(TIMEOUT)
+        log.append("lands")
+
+    monkeypatch.setattr(Epoch, "_wait_for", wait_for)
+    ram.before_write = before_write
+    transfer = threading.Thread(target=client.host.functions[BDF].requester.dma.write, args=(IOVA, b"x"))
+    transfer.start()
+    assert moving.wait(TIMEOUT)
+    assert client.unmap(container, IOVA, PAGE_SIZE) == PAGE_SIZE
+    log.append("returns")
+    transfer.join(TIMEOUT)
+    assert log == ["lands", "returns"]

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from executor.world import World
 
 _NODES = {"iommufd": "/dev/iommu", "vfio": DEVICE, "container": "/dev/vfio/vfio"}
+_GROUPS = {"group": "0000:01:00.0", "other": "0000:03:00.0"}
+"""Groups by a device of theirs."""
 _CONTEXTS = ("iommufd", "container")
 """Files with objects: a container has them where iommufd serves it."""
 _EVENTS_LENGTH = 4096
 
 
 def _open(world: World, who: int, kind: str) -> str:
-    fd: int = world.do(who, "open_group") if kind == "group" else world.do(who, "open", _NODES[kind])
+    bdf = _GROUPS.get(kind)
+    fd: int = world.do(who, "open", _NODES[kind]) if bdf is None else world.do(who, "open_group", bdf)
     if fd >= 0:
         world.files.add(OpenFile(kind, fd, {who}, Context() if kind in _CONTEXTS else None))
     return outcome(min(fd, 0))

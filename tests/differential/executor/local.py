@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from executor.system import GROUP_LINK, System
+from executor.system import System
 from executor.world import World
 
 from ioas.errors import KernelError, Refusal
@@ -49,8 +49,8 @@ class LocalSystem(System):
     def open(self, path: str) -> int:
         return _attempt(lambda: self._caller.install(self._host.open(self._caller, path, os.O_RDWR)))
 
-    def open_group(self) -> int:
-        return self.open(f"/dev/vfio/{os.path.basename(self._host.tree.readlink(GROUP_LINK))}")
+    def readlink(self, path: str) -> str:
+        return self._host.tree.readlink(path)
 
     def locked(self) -> str:
         memory = self._caller.memory

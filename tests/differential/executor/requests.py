@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from executor.world import World
 
 SHAPES = {name: shape for name, shape in vars(shapes).items() if isinstance(shape, Shape)}
-_FILES = ("iommufd", "vfio", "memfd", "eventfd", "access", "dmabuf", "group", "container")
+_FILES = ("iommufd", "vfio", "memfd", "eventfd", "access", "dmabuf", "group", "other", "container")
 _MADE = {
     shapes.IOAS_ALLOC: {"out_ioas_id": "ioas"},
     shapes.HWPT_ALLOC: {"out_hwpt_id": "table"},

@@ -25,7 +25,6 @@ ARGUMENT = MEMORY + (96 << 20)
 """Where structures stand: a page, and nothing behind."""
 FILE_SHARED = 1
 """MAP_SHARED of a file."""
-GROUP_LINK = "/sys/bus/pci/devices/0000:01:00.0/iommu_group"
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -66,9 +65,13 @@ class System:
         """open(2) for reading and writing."""
         return _attempt(os.open, path, os.O_RDWR | os.O_CLOEXEC)
 
-    def open_group(self) -> int:
-        """open(2) of the group of the device."""
-        return self.open(f"/dev/vfio/{os.path.basename(os.readlink(GROUP_LINK))}")
+    def open_group(self, bdf: str) -> int:
+        """open(2) of the group of a device."""
+        return self.open(f"/dev/vfio/{os.path.basename(self.readlink(f'/sys/bus/pci/devices/{bdf}/iommu_group'))}")
+
+    def readlink(self, path: str) -> str:
+        """readlink(2)."""
+        return os.readlink(path)
 
     def locked(self) -> str:
         """Locked and pinned memory in pages, as /proc shows it."""
