@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,41 @@ def test_the_65536th_mapping_names_the_limit(client: GroupClient) -> None:
     assert str(info.value.refusal.culprit) == "limit dma_entry_limit=65535"
     client.unmap(container, IOVA, PAGE_SIZE)
     client.map(container, vaddr, PAGE_SIZE, 0)
+
+
+def test_the_limit_is_a_parameter_of_the_module(client: GroupClient) -> None:
+    """What those who hit it are told to do: it counts for containers that are made afterwards."""
+    former, vaddr = client.container(), client.caller.memory.map(1)
+    parameter = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+    client.host.tree.write(parameter, b"0x2\n")
+    assert client.host.tree.read(parameter) == b"2\n"
+    assert client.available(former) == 65535
+    client.close()
+    container = client.container()
+    for index in range(2):
+        client.map(container, vaddr, PAGE_SIZE, IOVA + index * PAGE_SIZE)
+    with refused(errno.ENOSPC) as info:
+        client.map(container, vaddr, PAGE_SIZE, 0)
+    assert str(info.value.refusal.culprit) == "limit dma_entry_limit=2"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [(b"many", errno.EINVAL), (b"-1", errno.EINVAL), (b"4294967296", errno.ERANGE)]
+)
+def test_a_limit_that_is_no_number_is_refused(client: GroupClient, text: bytes, number: int) -> None:
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        client.host.tree.write("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", text)
+
+
+def test_huge_pages_can_be_turned_off(client: GroupClient) -> None:
+    client.host.tree.write("/sys/module/vfio_iommu_type1/parameters/disable_hugepages", b"1")
+    container, vaddr = client.container(), client.caller.memory.map(512, ram=Ram(512, order=9))
+    before = client.host.system.memory.table_frames
+    client.map(container, vaddr, HUGE, HUGE)
+    small = client.host.system.memory.table_frames - before
+    client.host.tree.write("/sys/module/vfio_iommu_type1/parameters/disable_hugepages", b"N")
+    client.map(container, vaddr, HUGE, 2 * HUGE)
+    assert client.host.system.memory.table_frames - before == small, "no further table for the large page"
 
 
 def test_a_map_before_set_iommu_says_what_comes_first(client: GroupClient) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from ioas.host import PAGE_SIZE, Capability
-from ioas.soft.vfio.type1_mapper import ENTRY_LIMIT
 from ioas.uapi import vfio
 from tests.support.caller import FakeCaller
 from tests.support.group_client import BDF, READ, READ_WRITE, VADDR, WRITE, GroupClient, program
 from tests.support.vfio_client import CONFIG, refused
 
+ENTRY_LIMIT = 65535
 IOVA = 0x10_0000
 TOP = (1 << 64) - PAGE_SIZE
 VERSIONS = (vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)

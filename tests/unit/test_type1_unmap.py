@@ -11,12 +11,12 @@ import pytest
 
 from ioas.host import PAGE_SIZE
 from ioas.soft.iommu.epoch import Epoch
-from ioas.soft.vfio.type1_mapper import ENTRY_LIMIT
 from ioas.uapi import vfio
 from tests.support.group_client import ALL, BDF, LOSE, GroupClient, program
 from tests.support.ram import Ram
 from tests.support.vfio_client import refused
 
+ENTRY_LIMIT = 65535
 IOVA = 0x10_0000
 TIMEOUT = 60
 END = (1 << 64) - PAGE_SIZE

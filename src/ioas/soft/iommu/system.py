@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from errno import EBUSY, EINVAL, EPERM
 from itertools import count
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,16 @@ Isolation = Literal["strict", "kernel"]
 FAULTS_KEPT = 1024
 UNSAFE_INTERRUPTS = ("iommufd", "vfio_iommu_type1")
 """The modules that take devices whose interrupts are not remapped when their parameter says so."""
+
+
+@dataclass(slots=True)
+class Type1Parameters:
+    """Parameters of the module vfio_iommu_type1, for containers and mappings to come."""
+
+    dma_entry_limit: int = 65535
+    """How many mappings a container has at most."""
+    disable_hugepages: bool = False
+    """Map every page by itself."""
 
 
 class System:
@@ -53,6 +64,7 @@ class System:
         self.isolation: Isolation = isolation
         self.unsafe_interrupts: dict[str, bool] = dict.fromkeys(UNSAFE_INTERRUPTS, False)
         """The parameter allow_unsafe_interrupts, by module."""
+        self.type1 = Type1Parameters()
         self.faults: deque[FaultRecord] = deque(maxlen=FAULTS_KEPT)
         self.on_fault: list[Callable[[FaultRecord], None]] = []
 

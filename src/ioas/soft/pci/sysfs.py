@@ -15,7 +15,7 @@ from ioas.soft.pci.nodes import Text, Tree
 from ioas.soft.pci.ports import RootPortWithoutAcs
 from ioas.soft.pci.sysfs_function import add_function, cpu_list, cpu_mask, path_of, uevent
 from ioas.soft.pci.sysfs_iommu import add_iommu
-from ioas.soft.pci.sysfs_parameters import serve_unsafe_interrupts, serve_unsafe_noiommu
+from ioas.soft.pci.sysfs_parameters import serve_type1, serve_unsafe_interrupts, serve_unsafe_noiommu
 from ioas.soft.pci.topology import Topology
 
 DeviceNumber = tuple[int, int]
@@ -66,6 +66,7 @@ def build_sysfs(
     _add_modules(tree)
     serve_unsafe_interrupts(tree, topology.system)
     serve_unsafe_noiommu(tree, topology.system)
+    serve_type1(tree, topology.system.type1)
     _add_pci_bus(tree)
     for function in topology.everything():
         driver = "vfio-pci" if str(function.bdf) in vfio else _port_driver(function)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ioas.host import Caller
     from ioas.soft.iommu import Domain, System
 
-ENTRY_LIMIT = 65535
-"""How many mappings a container has at most (the module's parameter dma_entry_limit)."""
 _ULONG_MAX = (1 << 64) - 1
 _PROT = {uapi.VFIO_DMA_MAP_FLAG_READ: Prot.READ, uapi.VFIO_DMA_MAP_FLAG_WRITE: Prot.WRITE}
 
@@ -38,11 +36,12 @@ class Mapper:
         """Mappings whose user address was given up."""
         self._system = system
         self._version2 = version2
+        self._limit = system.type1.dma_entry_limit
 
     @property
     def available(self) -> int:
         """How many more mappings can be made."""
-        return ENTRY_LIMIT - len(self.maps)
+        return self._limit - len(self.maps)
 
     def map(self, caller: Caller, command: uapi.vfio_iommu_type1_dma_map) -> None:
         """Map, or with FLAG_VADDR renew a user address (`_renew`).
@@ -76,7 +75,7 @@ class Mapper:
         done = []
         try:
             for domain in self.domains.all:
-                _map(domain, dma)
+                self._fill(domain, dma)
                 done.append(domain)
         except KernelError:
             for domain in reversed(done):
@@ -180,12 +179,17 @@ class Mapper:
         done = []
         try:
             for dma in self.maps:
-                _map(domain, dma)
+                self._fill(domain, dma)
                 done.append(dma)
         except KernelError:
             for dma in done:
                 domain.unmap(dma.iova, dma.size)
             raise
+
+    def _fill(self, domain: Domain, dma: Dma) -> None:
+        segments = [segment for held in dma.held for segment in held.segments]
+        prot, large = dma.prot | int(Prot.CACHE), not self._system.type1.disable_hugepages
+        domain.map(dma.iova, segments, 0, dma.size, prot, large=large)
 
     def _check_alignment(self, bits: int, *values: int) -> None:
         granule = self.domains.granule
@@ -198,15 +202,10 @@ class Mapper:
         if not self.available:
             raise refuse(
                 ENOSPC,
-                f"the container has {ENTRY_LIMIT} mappings, as many as vfio_iommu_type1 allows",
+                f"the container has {self._limit} mappings, as many as vfio_iommu_type1 allows",
                 "limit",
-                f"dma_entry_limit={ENTRY_LIMIT}",
+                f"dma_entry_limit={self._limit}",
             )
         if not any(first <= start and last <= end for first, end in self.domains.ranges):
             usable = ", ".join(f"{first:#x}-{end:#x}" for first, end in self.domains.ranges)
             raise refuse(EINVAL, f"{start:#x}-{last:#x} is not in what can be mapped: {usable}", "region", usable)
-
-
-def _map(domain: Domain, dma: Dma) -> None:
-    segments = [segment for held in dma.held for segment in held.segments]
-    domain.map(dma.iova, segments, 0, dma.size, dma.prot | int(Prot.CACHE))
