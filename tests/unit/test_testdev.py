@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 import ioas
+from ioas.api import Device, Iommufd, SoftHost
 from ioas.devices import testdev
 from ioas.devices.testdev import (
     ABORT,
@@ -34,6 +35,7 @@ from ioas.devices.testdev import (
     TO_MEMORY,
     TestDevice,
 )
+from ioas.host import File
 from ioas.soft.pci import ManualTimers, Register, migration as states
 from ioas.uapi import iommufd as uapi, vfio
 from tests.support.machine import Machine, machine, map_memory
@@ -261,7 +263,7 @@ def test_its_windows_are_what_vfio_says() -> None:
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[tuple[ioas.SoftHost, ioas.Iommufd, ioas.Device]]:
+def driver(tmp_path: Path) -> Iterator[tuple[SoftHost, Iommufd, Device]]:
     """A testdev behind a scalable unit, bound, with mastering on."""
     lab = tmp_path / "lab.toml"
     lab.write_text("[iommu]\nscalable = true\n")
@@ -275,7 +277,7 @@ def driver(tmp_path: Path) -> Iterator[tuple[ioas.SoftHost, ioas.Iommufd, ioas.D
         yield host, iommufd, device
 
 
-def run(device: ioas.Device) -> int:
+def run(device: Device) -> int:
     """Start the list of one element at LIST, and wait for its message; the status."""
     registers = device.bar(0)
     registers.write64(TestDevice.list_address.offset, LIST)
@@ -287,7 +289,7 @@ def run(device: ioas.Device) -> int:
 
 
 def test_one_list_copies_from_one_address_space_to_another(
-    driver: tuple[ioas.SoftHost, ioas.Iommufd, ioas.Device],
+    driver: tuple[SoftHost, Iommufd, Device],
 ) -> None:
     """The list and the source stand in the space of a PASID, the destination in the device's own."""
     _, iommufd, device = driver
@@ -307,7 +309,7 @@ def test_one_list_copies_from_one_address_space_to_another(
     assert bytes(there.view[100:104]) == b"back"
 
 
-def test_it_asks_for_the_pages_that_are_missing(driver: tuple[ioas.SoftHost, ioas.Iommufd, ioas.Device]) -> None:
+def test_it_asks_for_the_pages_that_are_missing(driver: tuple[SoftHost, Iommufd, Device]) -> None:
     """First for the list, then for the source."""
     _, iommufd, device = driver
     space, queue = iommufd.ioas(), iommufd.fault_queue()
@@ -335,7 +337,7 @@ def test_it_asks_for_the_pages_that_are_missing(driver: tuple[ioas.SoftHost, ioa
 
 
 def test_a_page_that_it_waits_for_is_asked_for_again_where_it_goes_on(
-    driver: tuple[ioas.SoftHost, ioas.Iommufd, ioas.Device],
+    driver: tuple[SoftHost, Iommufd, Device],
 ) -> None:
     host, iommufd, device = driver
     space, queue = iommufd.ioas(), iommufd.fault_queue()
@@ -383,7 +385,7 @@ def test_one_device_writes_into_the_memory_of_another() -> None:
         peer.close()
 
 
-def export(client: Client, file: ioas.File) -> int:
+def export(client: Client, file: File) -> int:
     """A dma-buf of the memory of a testdev."""
     number = vfio.VFIO_DEVICE_FEATURE_GET | vfio.VFIO_DEVICE_FEATURE_DMA_BUF
     request = struct.pack("IIIIIIQQ", 40, number, 2, os.O_CLOEXEC, 0, 1, 0, MEMORY_SIZE)

@@ -21,6 +21,7 @@ from ioas.api.irq import Irq, Irqs
 from ioas.api.mapped_region import MappedRegion
 from ioas.api.mapping import DmaBuffer, Mapping
 from ioas.api.memory import Memory
+from ioas.api.migration import Migration, MigrationFlag, MigrationState, Transfer
 from ioas.api.physical_space import PhysicalSpace
 from ioas.api.region import Region
 from ioas.api.space import IovaRange, Space
@@ -51,10 +52,14 @@ __all__ = [
     "MappedRegion",
     "Mapping",
     "Memory",
+    "Migration",
+    "MigrationFlag",
+    "MigrationState",
     "PhysicalSpace",
     "Region",
     "SoftHost",
     "Space",
+    "Transfer",
 ]
 
 

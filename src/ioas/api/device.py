@@ -15,6 +15,7 @@ from ioas.api.ioas import Ioas
 from ioas.api.iommufd import Iommufd
 from ioas.api.irq import Irq, IrqKind, Irqs, irq_index
 from ioas.api.mapped_region import MappedRegion
+from ioas.api.migration import Migration
 from ioas.api.region import ConfigRegion, Region
 from ioas.api.space import Space
 from ioas.errors import UsageError
@@ -262,6 +263,11 @@ class Device(OpenFile):
     def irq(self, kind: IrqKind) -> Irq:
         """Enable interrupt 0 of a kind alone; closing it disables the kind."""
         return Irqs(self, kind, 1).only()
+
+    @property
+    def migration(self) -> Migration:
+        """Taking it elsewhere, for a device that can be."""
+        return Migration(self)
 
     def reset(self) -> None:
         """Reset the device. Raises InvalidArgument when it has no way to be reset."""
