@@ -11,15 +11,28 @@ import pytest
 
 import ioas
 from ioas.api import Device, Ioas, Iommufd, SoftHost
-from ioas.errors import InvalidArgument, NoSpace, UsageError
+from ioas.errors import InvalidArgument, NoSpace, NotSupported, UsageError
 from ioas.soft.iommu import Requester, System, vtd_unit
-from ioas.soft.pci import Acs, Bar, Capability, Function, ManualTimers, Pasid, Pcie, Topology
+from ioas.soft.pci import (
+    Acs,
+    Bar,
+    Capability,
+    Function,
+    ManualTimers,
+    Pasid,
+    Pcie,
+    SrIov,
+    Topology,
+    VirtualFunction,
+    header,
+)
 from ioas.soft.pci.capabilities import pasid as registers
 from ioas.uapi.iommufd import (
     IOMMU_HW_CAP_PCI_PASID_EXEC,
     IOMMU_HW_CAP_PCI_PASID_PRIV,
     iommu_hw_info_vtd,
 )
+from tests.support.machine import set_command
 
 IOVA = 0x10_0000
 WIDTH = 8
@@ -247,3 +260,38 @@ def test_the_narrower_of_device_and_unit_counts() -> None:
     requester = Requester(system, "0000:01:00.0", vtd_unit(system, scalable=True), system.add_group())
     requester.max_pasid_log2 = 5
     assert requester.pasid_width == 5
+
+
+def test_virtual_functions_send_the_pasids_of_their_pf(tmp_path: Path) -> None:
+    class Many(VirtualFunction):
+        model: ClassVar[str] = "many"
+        vendor_id: ClassVar[int] = Engine.vendor_id
+        capabilities: ClassVar[tuple[Capability, ...]] = (Pcie(flr=True),)
+
+    class Owner(Engine):
+        capabilities: ClassVar[tuple[Capability, ...]] = (Pcie(flr=True), Acs(), Pasid(WIDTH), SrIov(Many, total=2))
+
+    for rig in rig_with(tmp_path, engine=Owner()):
+        tree = rig.host.machine.tree
+        tree.write("/sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", b"1")
+        (virtual,) = rig.engine.virtual_functions
+        assert virtual.requester.pasid_width == WIDTH
+        set_command(virtual, header.COMMAND_MASTER)
+        virtual.dma.read(IOVA, 1, 3)
+        virtual.dma.read(IOVA, 1, 1 << WIDTH)
+        assert rig.reasons() == [(3, "pasid"), (1 << WIDTH, "pasid off")]
+        assert virtual.requester.unit is not None
+        domain = virtual.requester.unit.domain(pasid=True)
+        virtual.requester.attach(domain, 3)
+        virtual.dma.read(IOVA, 1, 3)
+        virtual.requester.attach(None, 3)
+        domain.free()
+        assert rig.reasons() == [(3, "not mapped")]
+        rig.device.close()
+        tree.write("/sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", b"0")
+
+
+def test_an_amd_unit_has_no_tables_for_pasids(tmp_path: Path) -> None:
+    for rig in rig_with(tmp_path, 'kind = "amd"'):
+        with pytest.raises(NotSupported, match="tables for PASIDs"):
+            rig.iommufd.hwpt(rig.device, rig.iommufd.ioas(), pasid=True)

@@ -9,7 +9,9 @@ import pytest
 
 from ioas.api import Ioas
 from ioas.errors import AddressInUse, InvalidArgument, NotPermitted, NotSupported
+from ioas.soft.iommu import Requester, vtd_unit
 from ioas.uapi.vfio import VFIO_CHECK_EXTENSION, VFIO_DMA_CC_IOMMU
+from tests.support.iommufd import MOCK, Iommufd
 from tests.support.lab import EDU, lab
 
 LAST = {bits: (1 << bits) - 1 for bits in (38, 39, 47, 48, 56, 57)}
@@ -339,3 +341,33 @@ def test_a_nesting_parent_keeps_the_whole_width_of_the_second_stage(tmp_path: Pa
 def test_a_unit_in_legacy_mode_does_not_nest(tmp_path: Path) -> None:
     with lab(tmp_path, EDU) as machine, pytest.raises(NotSupported, match="nesting"):
         machine.iommufd.hwpt(machine.device(1), machine.iommufd.ioas(), nest_parent=True)
+
+
+def test_alignment_is_the_largest_of_the_smallest_pages() -> None:
+    """The selftests' mock has pages of 2 KiB, every real unit of 4: the one narrows what the other allows."""
+    iommufd = Iommufd()
+    requester = Requester(iommufd.system, "0000:01:00.0", vtd_unit(iommufd.system), iommufd.system.add_group())
+    device = iommufd.bind(requester)
+    ioas = iommufd.alloc()
+    iommufd.mock(ioas)
+    assert iommufd.ranges(ioas)[1] == 2048
+    memory = iommufd.caller.memory.map(1)
+    half = iommufd.map(ioas, memory + 2048, 2048, MOCK + 2048)
+    with pytest.raises(AddressInUse, match=r"area 0x1000800-0x1000fff is not aligned to 4096"):
+        device.attach(ioas)
+    iommufd.unmap(ioas, half, 2048)
+    device.attach(ioas)
+    assert iommufd.ranges(ioas)[1] == 4096
+    with pytest.raises(InvalidArgument, match="no multiple of 4096, the smallest page of dmar0"):
+        iommufd.map(ioas, memory + 2048, 2048, MOCK + 2048)
+    device.detach()
+    assert iommufd.ranges(ioas)[1] == 2048
+
+
+def test_a_device_that_firmware_has_left_out_is_nobodys_beside_those_behind_a_unit(tmp_path: Path) -> None:
+    with lab(tmp_path, EDU + EDU + 'unit = "none"\n') as machine:
+        assert machine.function(2).requester.group is None
+        tree = machine.host.machine.tree
+        assert "iommu_group" not in tree.listdir("/sys/bus/pci/devices/0000:02:00.0")
+        assert machine.host.devices() == ["0000:01:00.0"], "vfio-pci does not take it (EINVAL)"
+        machine.device(1).attach(machine.iommufd.ioas())

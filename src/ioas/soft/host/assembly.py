@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ioas.errors import MachineError, UsageError
-from ioas.soft.host.description import VFIO_PCI, DeviceDescription, MachineDescription, UnitDescription
+from ioas.soft.host.description import NO_UNIT, VFIO_PCI, DeviceDescription, MachineDescription, UnitDescription
 from ioas.soft.host.models import load_model
 from ioas.soft.iommu import ReservedRegion, System, Traits, Unit, amd_unit, vtd_unit
 from ioas.soft.pci import Function, Topology
@@ -64,7 +64,9 @@ def _make_unit(system: System, each: UnitDescription) -> Unit:
 def _plug(topology: Topology, device: DeviceDescription, units: Mapping[str, Unit]) -> Function:
     try:
         function = device.function or _make(device)
-        unit = None if device.unit is None else units[device.unit]
+        unit: Unit | Literal["first"] | None = "first"
+        if device.unit is not None:
+            unit = None if device.unit == NO_UNIT else units[device.unit]
         topology.plug(function, device.address, acs=device.acs, unit=unit)
     except UsageError as error:
         kind = MachineError if device.in_file else UsageError

@@ -15,6 +15,7 @@ UnitKind = Literal["vt-d", "amd"]
 """The kinds of IOMMU that a machine file can ask for."""
 
 VFIO_PCI = "vfio-pci"
+NO_UNIT = "none"
 
 ContainerKind = Literal["vfio", "iommufd", "none"]
 """Who serves /dev/vfio/vfio: VFIO itself (CONFIG_VFIO_CONTAINER), iommufd (CONFIG_IOMMUFD_VFIO_CONTAINER), nobody."""
@@ -38,7 +39,7 @@ class DeviceDescription:
     function: Function | None = None
     """The device itself, when it is made already; then `options` are not looked at."""
     unit: str | None = None
-    """The name of the unit before it; None: the machine's first."""
+    """The name of the unit before it, or "none"; None: the machine's first."""
     acs: bool = True
     """Whether the root port above it keeps it apart; without, everything on its bus shares a group with the port."""
     driver: str = VFIO_PCI
@@ -83,6 +84,11 @@ class MachineDescription:
     """Whether iommufd and VFIO take devices whose interrupts are not remapped (parameter of both modules)."""
     unsafe_noiommu: bool = False
     """VFIO's unsafe mode is on from the start: it takes devices without an IOMMU."""
+
+    @property
+    def without_translation(self) -> bool:
+        """Whether no unit stands before some device."""
+        return not self.units or any(device.unit == NO_UNIT for device in self.devices)
 
     def with_devices(self, devices: Iterable[DeviceDescription]) -> MachineDescription:
         """The same machine with `devices` added after its own."""

@@ -13,6 +13,7 @@ from typing import get_args
 
 from ioas.errors import MachineError, UsageError
 from ioas.soft.host.description import (
+    NO_UNIT,
     VFIO_PCI,
     ContainerKind,
     DeviceDescription,
@@ -117,10 +118,7 @@ def _unit_of(reader: Reader, path: Path, value: object, units: tuple[UnitDescrip
     """The name of one of the units."""
     if value is None:
         return None
-    names = [unit.name for unit in units if unit.name is not None]
-    if not names:
-        reader.refuse(path, "names a unit, and the machine has none")
-    return reader.choice(path, value, names)
+    return reader.choice(path, value, [*(unit.name for unit in units if unit.name is not None), NO_UNIT])
 
 
 def _driver(reader: Reader, path: Path, value: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from ioas.host import PAGE_SIZE
-from ioas.soft.host.description import ADDRESS_WIDTHS, UnitDescription, UnitKind
+from ioas.soft.host.description import ADDRESS_WIDTHS, NO_UNIT, UnitDescription, UnitKind
 from ioas.soft.host.document import Path, Reader
 from ioas.soft.iommu import ReservedRegion
 
@@ -97,7 +97,7 @@ def _unit_name(reader: Reader, path: Path, value: object) -> str | None:
     if value is None:
         return None
     name = reader.string(path, value)
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == NO_UNIT:
         reader.refuse(path, f"is a name such as 'dmar0', not {name!r}")
     return name
 

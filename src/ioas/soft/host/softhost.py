@@ -92,7 +92,7 @@ class SoftHost:
         self.grants = parse_capabilities(capabilities)
         self.strict = strict
         policy = description.isolation if isolation is None else check_isolation(isolation)
-        self.system = System(policy, low_memory=not description.units)
+        self.system = System(policy, low_memory=description.without_translation)
         self.system.unsafe_noiommu = description.unsafe_noiommu
         self._files = OpenFiles()
         self._watcher = Watcher()

@@ -60,6 +60,8 @@ class Unit(ABC):
     """Bits of IOVA that a first stage of the user's translates at most; 0: there is none."""
     max_pasid_log2: int = 0
     """Width of PASIDs; 0: none."""
+    pasid_tables: bool = True
+    """`domain(pasid=True)` is possible, whether or not there are PASIDs."""
     width: int
     """Bits of IOVA."""
 
@@ -113,6 +115,7 @@ class Unit(ABC):
         for wish, wanted, able in (
             ("dirty tracking", dirty, self.dirty),
             ("nesting", nest_parent, self.nested),
+            ("tables for PASIDs", pasid, self.pasid_tables),
             ("this table type", huge, self.kind == "mock"),
         ):
             if wanted and not able:

@@ -43,6 +43,8 @@ class AmdUnit(Unit):
     info_type = IOMMU_HW_INFO_TYPE_AMD
     dirty = True
     enforces_coherency = True
+    pasid_tables = False
+    """They would be AMDv2's, which the unit does not have."""
 
     def _format(self, *, nest_parent: bool) -> Format:
         return AmdV1(5 if self._least().width > 48 else 4)

@@ -21,27 +21,39 @@ _PATH = acs.REQUEST_REDIRECT | acs.UPSTREAM_FORWARDING
 def set_up(function: Function) -> None:
     """Tell the requester how wide the function's PASIDs are, and turn them on if its unit takes any.
 
-    They stay off where the way to the unit does not carry TLP prefixes or does not isolate.
+    They stay off where the way to the unit does not carry TLP prefixes or does not isolate. A virtual function has
+    those of its PF, as they are.
     """
-    placed = function.find(Pasid)
+    holder = _holder(function)
+    placed = holder.find(Pasid)
     if placed is None:
         return
     requester = function.requester
     requester.max_pasid_log2 = placed[0].width
-    if requester.pasid_width and _carries_prefixes(function) and isolation.acs_path_enabled(function, _PATH):
-        features = placed[0].features
-        function.config.write(placed[1] + pasid.CONTROL, (pasid.ENABLE | features).to_bytes(2, "little"))
-        requester.pasid_execute = bool(features & pasid.EXECUTE)
-        requester.pasid_privileged = bool(features & pasid.PRIVILEGED)
+    control = placed[1] + pasid.CONTROL
+    takes = function is holder and requester.pasid_width
+    if takes and _carries_prefixes(function) and isolation.acs_path_enabled(function, _PATH):
+        function.config.write(control, (pasid.ENABLE | placed[0].features).to_bytes(2, "little"))
+    now = holder.config.get(control, 2)
+    requester.pasid_execute = bool(now & pasid.EXECUTE)
+    requester.pasid_privileged = bool(now & pasid.PRIVILEGED)
 
 
 def can_send(function: Function, number: int) -> bool:
     """Whether PASID `number` can leave the function: they are on, and it fits."""
-    placed = function.find(Pasid)
+    holder = _holder(function)
+    placed = holder.find(Pasid)
     if placed is None:
         return False
-    on = function.config.get(placed[1] + pasid.CONTROL, 2) & pasid.ENABLE
+    on = holder.config.get(placed[1] + pasid.CONTROL, 2) & pasid.ENABLE
     return bool(on) and 0 <= number < 1 << placed[0].width
+
+
+def _holder(function: Function) -> Function:
+    """Whose capability counts: that of the PF (pci_physfn)."""
+    from ioas.soft.pci.virtual import VirtualFunction  # which imports this module by way of `dma`
+
+    return function.physical if isinstance(function, VirtualFunction) else function
 
 
 def _carries_prefixes(function: Function) -> bool:

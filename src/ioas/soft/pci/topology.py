@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ioas.errors import UsageError
 from ioas.soft.iommu import Requester
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ioas.soft.iommu import Group, System, Unit
 
 DOMAIN = 0
+First = Literal["first"]
+"""The unit before everything that names no other."""
 _ENDPOINT_COMMAND = header.COMMAND_IO | header.COMMAND_MEMORY | header.COMMAND_SERR
 _PORT_COMMAND = _ENDPOINT_COMMAND | header.COMMAND_MASTER | header.COMMAND_INTX_DISABLE
 _INTERRUPT_LINE = 10
@@ -86,32 +88,38 @@ class Topology:
         return {str(f.bdf): f for f in self.everything() if isinstance(f, RootPortWithoutAcs)}
 
     def plug(
-        self, function: Function, addr: str | Bdf | None = None, *, acs: bool = True, unit: Unit | None = None
+        self,
+        function: Function,
+        addr: str | Bdf | None = None,
+        *,
+        acs: bool = True,
+        unit: Unit | First | None = "first",
     ) -> Bdf:
         """Put `function` at `addr`, or at the first free slot, behind a root port of its own (`acs`: with ACS).
 
         Further functions of a slot go to its addresses .1 to .7. `unit` stands before it, and before its root port and
-        everything else there; without it, the machine's first. Raises UsageError for a malformed, busy or impossible
-        address, naming it, and where another unit stands before the bus already.
+        everything else there: the machine's first, unless another is named, or None for none at all. Raises UsageError
+        for a malformed, busy or impossible address, naming it, and where another unit stands before the bus already.
         """
         bdf = self._free_slot() if addr is None else Bdf.parse(addr) if isinstance(addr, str) else addr
         self._check(bdf)
         bus = self._buses.get(bdf.bus)
         if bus is None:
             bus = self._buses[self.add_port(bdf.bus, acs=acs, unit=unit)]
-        if bus is not self.root and unit is not None and bus.unit is not unit:
-            other = bus.unit.name if bus.unit is not None else "no unit"
-            raise UsageError(f"{bdf} stands behind a root port of {other}, so not behind {unit.name}")
-        self._put(function, bus, bdf, unit or bus.unit)
+        if unit == "first":
+            unit = bus.unit
+        if bus is not self.root and bus.unit is not unit:
+            raise UsageError(f"{bdf} stands behind a root port of {_name(bus.unit)}, so not behind {_name(unit)}")
+        self._put(function, bus, bdf, unit)
         return bdf
 
     def add_port(
-        self, secondary: int, addr: str | Bdf | None = None, *, acs: bool = True, unit: Unit | None = None
+        self, secondary: int, addr: str | Bdf | None = None, *, acs: bool = True, unit: Unit | First | None = "first"
     ) -> int:
         """Add a root port whose bus is `secondary` (1 to 255), at `addr` or the first free slot; return `secondary`.
 
-        `unit` stands before it, or the machine's first. Raises UsageError for a bus or an address that is taken or
-        impossible.
+        `unit` stands before it: the machine's first, unless another is named, or None for none at all. Raises
+        UsageError for a bus or an address that is taken or impossible.
         """
         if secondary in self._buses or not 1 <= secondary <= 0xFF:
             raise UsageError(f"bus {secondary:#04x} is taken or cannot stand behind a root port")
@@ -120,7 +128,7 @@ class Topology:
         if bdf.bus != 0:
             raise UsageError(f"{bdf}: root ports stand on bus 00")
         port = RootPort() if acs else RootPortWithoutAcs()
-        bus = Bus(secondary, unit or self.unit, port)
+        bus = Bus(secondary, self.unit if unit == "first" else unit, port)
         port.secondary = bus
         self._buses[secondary] = bus
         self._put(port, self.root, bdf, bus.unit)
@@ -201,6 +209,10 @@ class Topology:
     def close(self) -> None:
         """Stop the machine's time: nothing that models have under way happens any more. Idempotent."""
         self.timers.close()
+
+
+def _name(unit: Unit | None) -> str:
+    return unit.name if unit is not None else "no unit"
 
 
 def _announce_functions(bus: Bus) -> None:
