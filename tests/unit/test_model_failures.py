@@ -30,6 +30,8 @@ class Fragile(Function):
     device_id: ClassVar[int] = 0x0042
     interrupt_pin: ClassVar[int] = 1
     capabilities: ClassVar[tuple[Capability, ...]] = (Msi(1), Pcie(flr=True))
+    store = Bar(2, 4096)
+    memory = store.memory()
     window = Bar(0, 4096)
     gauge = window.register(0x00)
     order = window.register(0x04)
@@ -174,6 +176,15 @@ def test_a_dead_device_reads_as_ones_and_ignores_writes() -> None:
     model.config.write(header.COMMAND, bytes(2))
     assert model.bar_read(0, 0x0C, 4) == model.config.read(header.VENDOR_ID, 4) == ONES
     assert model.config.snapshot() == before
+
+
+def test_memory_of_a_dead_device_that_is_mapped_reads_as_ones_too() -> None:
+    model = Fragile()
+    machine(model)
+    model.memory[:4] = b"lost"
+    write(model)
+    assert bytes(model.memory[:4]) == ONES
+    assert model.bar_read(2, 0, 4) == ONES
 
 
 def test_a_dead_device_does_no_dma_and_its_timers_are_gone() -> None:

@@ -3,8 +3,8 @@
 Hardware with a bug does not stop the machine it stands in. Neither may a model: whatever it raises, in whatever thread,
 ends here. It is told as a `Failure`, with the access that caused it, and from then on the function is *dead*, as one
 whose link has gone down: it reads as all ones, configuration space included, writes go nowhere, it does no DMA, its
-timers are gone and its interrupt line drops. Only what resets the whole bus brings it back (`Function.reinitialise`):
-the bits that start the other resets stand in the device, which does not hear them.
+timers are gone, its memory is lost and its interrupt line drops. Only what resets the whole bus brings it back
+(`Function.reinitialise`): the bits that start the other resets stand in the device, which does not hear them.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class Guard:
             timer.cancel()
         function.interrupts.drive(False)
         function.config.silent = True
+        for pages in function.ram_pages.values():  # what programs have mapped is not asked for
+            pages.view[:] = b"\xff" * pages.size
         for listener in tuple(self.listeners):
             listener(self.failure)
 
