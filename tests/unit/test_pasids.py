@@ -30,6 +30,7 @@ from ioas.soft.pci.capabilities import pasid as registers
 from ioas.uapi.iommufd import (
     IOMMU_HW_CAP_PCI_PASID_EXEC,
     IOMMU_HW_CAP_PCI_PASID_PRIV,
+    IOMMU_PGFAULT_FLAGS_PASID_VALID,
     iommu_hw_info_vtd,
 )
 from tests.support.machine import set_command
@@ -295,3 +296,33 @@ def test_an_amd_unit_has_no_tables_for_pasids(tmp_path: Path) -> None:
     for rig in rig_with(tmp_path, 'kind = "amd"'):
         with pytest.raises(NotSupported, match="tables for PASIDs"):
             rig.iommufd.hwpt(rig.device, rig.iommufd.ioas(), pasid=True)
+
+
+def test_a_page_request_tells_its_pasid_and_the_transfer_waits_for_the_answer(tmp_path: Path) -> None:
+    engine = Engine()
+    engine.page_requests = True
+    done = threading.Event()
+    read: list[bytes | None] = []
+
+    def finish() -> None:
+        read.append(engine.dma.read(IOVA, 3, 5))
+        done.set()
+
+    for rig in rig_with(tmp_path, engine=engine):
+        space = rig.iommufd.ioas()
+        with rig.iommufd.fault_queue() as queue:
+            table = rig.iommufd.hwpt(rig.device, space, pasid=True, faults=queue)
+            rig.device.attach(table, 5)
+            engine.dma.when_present(IOVA, 3, finish, write=False, pasid=5)
+            [fault] = queue.wait(TIMEOUT)
+            assert (fault.addr, fault.pasid) == (IOVA, 5)
+            assert fault.flags & IOMMU_PGFAULT_FLAGS_PASID_VALID
+            assert not done.is_set()
+            page = space.alloc(4096, iova=IOVA)
+            page.view[:3] = b"now"
+            queue.respond(fault.cookie, resolved=True)
+            assert done.wait(TIMEOUT)
+            assert read == [b"now"]
+            rig.device.detach(5)
+            table.close()
+        assert rig.reasons() == []

@@ -246,3 +246,51 @@ def test_the_unit_says_that_it_nests() -> None:
 
     assert extended(True) & (1 << 26 | 1 << 43 | 1 << 47) == 1 << 26 | 1 << 43 | 1 << 47
     assert not extended(False) & (1 << 26 | 1 << 43)
+
+
+def chain(guest: Guest, root: int, target: int) -> int:
+    """Tables from `root` on, four pages, that map GIOVA to `target`; where the last entry stands."""
+    table = root
+    for level in (3, 2, 1):
+        guest.poke(table + (GIOVA >> 12 + 9 * level & 511) * 8, table + PAGE | P | RW | US)
+        table += PAGE
+    place = table + (GIOVA >> 12 & 511) * 8
+    guest.poke(place, target | P | RW | US)
+    return place
+
+
+def test_each_pasid_has_a_first_stage_of_its_own_and_is_invalidated_by_itself() -> None:
+    guest = Guest(attach=False)
+    guest.requester.max_pasid_log2 = 8
+    places, tables = {}, {}
+    for pasid in (1, 2):
+        guest.data(pasid, b"old %d" % pasid)
+        guest.data(pasid + 2, b"new %d" % pasid)
+        places[pasid] = chain(guest, TABLES + 4 * pasid * PAGE, DATA + pasid * PAGE)
+        data = uapi.iommu_hwpt_vtd_s1(pgtbl_addr=TABLES + 4 * pasid * PAGE, addr_width=48)
+        where = guest.iommufd.caller.memory.map(1)
+        guest.iommufd.caller.memory.write(where, bytes(data))
+        tables[pasid] = guest.iommufd.hwpt(
+            guest.device.id,
+            guest.parent,
+            uapi.IOMMU_HWPT_ALLOC_PASID,
+            data_type=uapi.IOMMU_HWPT_DATA_VTD_S1,
+            data_len=sizeof(data),
+            data_uptr=where,
+        )
+        guest.device.attach(tables[pasid], pasid)
+
+    def seen() -> list[bytes | None]:
+        return [guest.dma.read(GIOVA, 5, pasid) for pasid in (1, 2)]
+
+    assert seen() == [b"old 1", b"old 2"]
+    for pasid in (1, 2):
+        guest.poke(places[pasid], DATA + (pasid + 2) * PAGE | P | RW | US)
+    assert seen() == [b"old 1", b"old 2"], "both are cached"
+    guest.table = tables[1]
+    guest.invalidate(GIOVA, 1)
+    assert seen() == [b"new 1", b"old 2"]
+    guest.device.detach(2)
+    assert seen() == [b"new 1", None]
+    guest.iommufd.unmap(guest.ioas, GUEST, PAGES * PAGE)
+    assert seen() == [None, None]
