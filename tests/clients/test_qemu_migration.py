@@ -21,7 +21,11 @@ import pytest
 from tests.clients.qtest import BAR, MEMORY_AND_MASTER, Guest
 from tests.run.conftest import Runner
 
-DEVICE = "vfio-pci,host=0000:01:00.0,iommufd=i,addr=03.0,enable-migration=on"
+DEVICE = "vfio-pci,host=0000:01:00.0,addr=03.0,enable-migration=on"
+WAYS = {
+    "iommufd": ["-object", "iommufd,id=i", "-device", f"{DEVICE},iommufd=i"],
+    "container": ["-device", DEVICE],
+}
 HALTED = b"\x90" * 0xFFF0 + b"\xfa\xf4\xeb\xfc".ljust(16, b"\x90")
 """Firmware: what stands at the reset vector is cli, hlt, and a jump back."""
 SOURCE, DESTINATION, COUNT, COMMAND, STATUS = 0x80, 0x88, 0x90, 0x98, 0x24
@@ -85,8 +89,9 @@ class Vm(Guest):
 class Launcher:
     """Starts QEMU under ``ioas run`` on machines with edu, in a directory of its own."""
 
-    def __init__(self, run: Runner, qemu: tuple[str, ...], place: Path, tidy: ExitStack) -> None:
-        self._run, self._qemu, self._place, self._tidy = run, qemu, place, tidy
+    def __init__(self, run: Runner, qemu: tuple[str, ...], way: str, place: Path, tidy: ExitStack) -> None:
+        """`way`: how QEMU opens the device, one of `WAYS`."""
+        self._run, self._qemu, self._way, self._place, self._tidy = run, qemu, way, place, tidy
         self._count = 0
         (place / "halted").write_bytes(HALTED)
         self.state = f"file:{place / 'state'}"
@@ -96,7 +101,7 @@ class Launcher:
         monitor = self._place / f"monitor-{self._count}"
         command = [*self._qemu, "-machine", "q35", "-accel", "tcg", "-bios", str(self._place / "halted"), "-m", "4"]
         command += ["-display", "none", "-nodefaults", "-qtest", "stdio", "-qmp", f"unix:{monitor},server=on,wait=off"]
-        command += ["-object", "iommufd,id=i", "-device", DEVICE, *words]
+        command += [*WAYS[self._way], *words]
         return self._tidy.enter_context(self._started(command, monitor))
 
     @contextmanager
@@ -131,10 +136,10 @@ def _connect(connection: socket.socket, monitor: Path, process: subprocess.Popen
             return
 
 
-@pytest.fixture
-def launch(run: Runner, qemu: tuple[str, ...], tmp_path: Path) -> Iterator[Launcher]:
+@pytest.fixture(params=WAYS)
+def launch(request: pytest.FixtureRequest, run: Runner, qemu: tuple[str, ...], tmp_path: Path) -> Iterator[Launcher]:
     with ExitStack() as tidy:
-        yield Launcher(run, qemu, tmp_path, tidy)
+        yield Launcher(run, qemu, request.param, tmp_path, tidy)
 
 
 def completed(answer: dict[str, Any]) -> bool:
