@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -57,6 +58,17 @@ def test_devices_lists_the_models_and_their_options() -> None:
     assert done.returncode == 0
     assert "edu" in done.stdout
     assert "dma_mask" in done.stdout
+
+
+def test_devices_as_json_name_their_schema() -> None:
+    found = json.loads(ioas("devices", "--json").stdout)
+    assert (found["schema"], found["version"]) == ("ioas.devices", 1)
+    models = {model["name"]: model for model in found["models"]}
+    assert models["edu"]["error"] is None
+    assert models["edu"]["description"].startswith("The educational device")
+    [mask] = [option for option in models["edu"]["options"] if option["name"] == "dma_mask"]
+    assert mask["default"] == (1 << 28) - 1
+    assert set(mask) == {"name", "default", "help", "expected"}
 
 
 def test_devices_names_what_does_not_load_and_lists_the_rest(tmp_path: Path) -> None:
