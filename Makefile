@@ -44,7 +44,7 @@ headers: setup ## fetch Linux 7.3's headers and selftests into the cache (or set
 	@$(BIN)/python -m tools.kernel fetch
 
 conformance: setup ## run the kernel's own iommufd and VFIO selftests under `ioas run`
-	@$(BIN)/python -m tools.kernel conformance
+	@$(BIN)/python -m tools.kernel conformance $(CONFORMANCE_ARGS)
 
 clients: reference ## run other people's programs under `ioas run`: QEMU with a Linux guest, lspci, dpdk-devbind.py
 	@IOAS_REQUIRE=clients,cc $(BIN)/python -m pytest tests/clients -v

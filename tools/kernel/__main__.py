@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ioas.errors import EnvironmentRefusal
-from tools.kernel import conformance, expectations, selftests, source
+from tools.kernel import conformance, expectations, page, points, selftests, source
 from tools.kernel.conformance import Verdict
-from tools.kernel.tap import Outcome
+from tools.kernel.tap import Outcome, parse
 
 SUITES = expectations.load()
 
@@ -39,20 +39,37 @@ def build(names: tuple[str, ...]) -> None:
 
 
 @main.command("conformance")
+@click.option("--write", is_flag=True, help="Put what is printed into docs/conformance.md.")
 @click.argument("names", nargs=-1, type=click.Choice(list(SUITES)))
-def run(names: tuple[str, ...]) -> None:
+def run(names: tuple[str, ...], write: bool) -> None:
     """Run the suites NAMES (by default all); exit with 1 on any difference from expected.toml."""
+    if write and names:
+        raise click.UsageError("the page shows all suites")
     here = source.fetch()
     verdicts = []
     for suite in (SUITES[name] for name in names or SUITES):
         program = selftests.build(here, suite.program)
         verdicts.append(conformance.run(suite, program))
-    _show(verdicts, here.version)
+    text = _show(verdicts, here.version)
+    if write:
+        page.write(text)
     sys.exit(any(verdict.deviations() for verdict in verdicts))
 
 
-def _show(verdicts: list[Verdict], version: str) -> None:
-    console = Console(soft_wrap=True, highlight=False, width=100)
+@main.command("kernel-points")
+def kernel_points() -> None:
+    """Run iommufd_fail_nth in the reference guest, and print how many allocations failed, for expected.toml."""
+    program = selftests.build(source.fetch(), "iommufd_fail_nth")
+    command = [sys.executable, "-m", "tools.reference", "run", "--", *points.preloaded(program)]
+    for result in parse(conformance.output_of(command)).results:
+        found = points.of_test(result)
+        ledgers = ", ".join(f"VmPin {pinned} kB, VmLck {locked} kB" for pinned, locked in sorted(found.ledgers))
+        click.echo(f'"{result.name}" = {found.hit}  # {result.outcome}; {ledgers}')
+
+
+def _show(verdicts: list[Verdict], version: str) -> str:
+    """Print what came of it; return what was printed."""
+    console = Console(soft_wrap=True, highlight=False, width=100, record=True)
     table = Table("fixture", "tests", "ours", f"Linux {version}", "seconds")
     for verdict in verdicts:
         seconds = f"{verdict.seconds:.1f}"
@@ -62,6 +79,8 @@ def _show(verdicts: list[Verdict], version: str) -> None:
     console.print(table)
     for verdict in verdicts:
         _show_differences(console, verdict)
+        _show_points(console, verdict, version)
+    return console.export_text()
 
 
 def _counts(outcomes: Counter[Outcome]) -> str:
@@ -79,6 +98,18 @@ def _show_differences(console: Console, verdict: Verdict) -> None:
             console.print(f"  {result.outcome} (as expected) {result.name}: {entry.reason}")
     for line in verdict.deviations():
         console.print(f"  UNEXPECTED {line}", markup=False)
+
+
+def _show_points(console: Console, verdict: Verdict, version: str) -> None:
+    """How many allocations each test let fail."""
+    swept = verdict.points()
+    if not swept:
+        return
+    console.print("  allocations that failed, one at a time, with VmPin and VmLck the same each time:")
+    table = Table("test", "ours", f"Linux {version}")
+    for name, found in swept.items():
+        table.add_row(name, str(found.hit), str(verdict.suite.points.get(name, "?")))
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ioas.errors import EnvironmentRefusal
+from tools.kernel import points
 from tools.kernel.expectations import Suite
+from tools.kernel.points import Points
 from tools.kernel.tap import Outcome, Report, parse
 
 LIMIT_SECONDS = 1200
@@ -48,9 +50,18 @@ class Verdict:
             for result in self.report.results
             if result.outcome != self.expected(result.name)
         ]
+        lines += [
+            f"{name}: {found.hit} allocations failed, and the ledgers were {sorted(found.ledgers)} by turns"
+            for name, found in self.points().items()
+            if not found.hit or len(found.ledgers) != 1
+        ]
         if (count := len(self.report.results)) != self.suite.tests:
             lines.append(f"{self.suite.name}: {count} tests reported of {self.suite.tests}")
         return lines
+
+    def points(self) -> dict[str, Points]:
+        """What each test of a program that sweeps fail-nth has swept; empty for other programs."""
+        return {result.name: points.of_test(result) for result in self.report.results if self.suite.points}
 
     def fixtures(self) -> dict[str, tuple[Counter[Outcome], Counter[Outcome]]]:
         """For each fixture, how many tests came out how: here, and on the real kernel."""
@@ -70,7 +81,8 @@ def run(suite: Suite, program: Path, options: Sequence[str] = ()) -> Verdict:
     with _huge_pages(suite.hugepages) as enough:
         missing = ({"hugepages"} if not enough else set()) | ({"root"} if os.geteuid() else set())
         started = time.monotonic()
-        output = _output([*IOAS, "run", *suite.ioas, *options, "--", str(program), *suite.arguments])
+        command = points.preloaded(program) if suite.points else [str(program)]
+        output = output_of([*IOAS, "run", *suite.ioas, *options, "--", *command, *suite.arguments])
         seconds = time.monotonic() - started
     report = parse(output)
     if not report.planned:
@@ -78,7 +90,7 @@ def run(suite: Suite, program: Path, options: Sequence[str] = ()) -> Verdict:
     return Verdict(suite, report, missing, seconds)
 
 
-def _output(command: Sequence[str]) -> list[str]:
+def output_of(command: Sequence[str]) -> list[str]:
     """All that `command` prints, both streams, in lines; a run that takes too long ends with what it had printed."""
     with subprocess.Popen(
         command,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast, get_args
@@ -39,6 +39,8 @@ class Suite:
     tests: int
     hugepages: int
     differs: tuple[Difference, ...]
+    points: Mapping[str, int] = field(default_factory=dict)
+    """For a program that sweeps fail-nth: how many allocations fail on the real kernel, by test."""
 
     def difference(self, test: str, missing: Set[str]) -> Difference | None:
         """The entry for `test` where the needs in `missing` are not met; the first that fits."""
@@ -63,6 +65,7 @@ def _suite(name: str, table: Mapping[str, object]) -> Suite:
         tests=int(str(table["tests"])),
         hugepages=int(str(table.get("hugepages", 0))),
         differs=tuple(_difference(entry) for entry in _tables(entries)),
+        points=_numbers(table.get("points", {})),
     )
 
 
@@ -88,6 +91,12 @@ def _words(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise TypeError(f"{value!r} is not a list of strings")
     return tuple(value)
+
+
+def _numbers(value: object) -> dict[str, int]:
+    if not isinstance(value, dict) or not all(isinstance(number, int) for number in value.values()):
+        raise TypeError(f"{value!r} is not a table of numbers")
+    return {str(name): number for name, number in value.items()}
 
 
 def _tables(value: object) -> list[dict[str, object]]:

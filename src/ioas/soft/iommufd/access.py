@@ -119,6 +119,7 @@ class Access(Object):
                 _check_direction(area, write=write)
                 area.pages.check_access()
                 first_page, last_page = area.page_at(start), area.page_at(end)
+                self.context.system.failures.point("access to an area")
                 area.pages.claim(first_page, last_page)
                 area.accesses += 1
                 area.locks += self._unmap is None

@@ -149,6 +149,7 @@ def access_pages(call: Call[iommu_test_cmd]) -> None:
     file = _access(call.caller, command.id)
     if not file.pins:
         raise refuse(EOPNOTSUPP, f"{file.access} was made for copying only", "object", file.access)
+    call.context.system.failures.point("list of pages")
     frames = file.pin(iova, length, write=bool(operation.flags & MOCK_FLAGS_ACCESS_WRITE))
     try:
         if address:
@@ -168,6 +169,7 @@ def access_rw(call: Call[iommu_test_cmd]) -> None:
     iova, length, flags = operation.iova, operation.length, operation.flags
     _check(length, flags, MOCK_ACCESS_RW_WRITE | MOCK_ACCESS_RW_SLOW_PATH)
     access = _access(call.caller, command.id).access
+    call.context.system.failures.point("buffer")
     current = None if flags & MOCK_ACCESS_RW_SLOW_PATH else memory
     if flags & MOCK_ACCESS_RW_WRITE:
         access.write(iova, memory.read(operation.uptr, length) if length else b"", current)
@@ -222,4 +224,6 @@ def hold_page(call: Call[iommu_test_cmd], address: int) -> Held:
     start = address & -PAGE_SIZE
     if start + PAGE_SIZE > ULONG_MAX:
         raise refuse(EOVERFLOW, "the page ends where addresses end", "address", start)
-    return call.context.system.memory.hold(call.caller.memory, start, 1, write=False)
+    system = call.context.system
+    with system.failures.spared():
+        return system.memory.hold(call.caller.memory, start, 1, write=False)

@@ -274,6 +274,7 @@ class Pages:
         """Let no piece straddle the border before page `index`."""
         for piece in self._chain():
             if piece.first < index < piece.first + piece.held.pages:
+                self.system.failures.point("piece of pins")
                 piece.held, above = piece.held.split(index - piece.first)
                 piece.next = _Piece(index, above, piece.claims, piece.next)
                 return
