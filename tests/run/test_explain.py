@@ -151,3 +151,22 @@ def test_explain_shows_the_traceback_of_the_model(run: Runner) -> None:
     assert "ioas:   Traceback (most recent call last):" in done.stderr
     assert all(line.startswith("ioas: ") for line in done.stderr.splitlines())
     assert "1 failure of device models" in done.stderr
+
+
+MAPPED = """
+import ctypes, fcntl, mmap
+from edu import *
+machine = Machine()
+registers = (ctypes.c_uint32 * 1024).from_buffer(mmap.mmap(machine.device, 4096))
+memory = mmap.mmap(machine.device, 65536, offset=2 << 40)
+registers[0x50 // 4] = 1
+print(hex(registers[0]), memory[:2])
+fcntl.ioctl(machine.device, 0x3B6F)
+print(hex(registers[0]), memory[:2])
+"""
+
+
+def test_a_model_may_die_of_a_store_through_a_mapping_and_lives_again_after_a_reset(run: Runner) -> None:
+    done = run.python(MAPPED, options=["--device", "testdev"])
+    assert done.stdout == "0xffffffff b'\\xff\\xff'\n0x54534554 b'\\x00\\x00'\n"
+    assert done.stderr.startswith("ioas: the model of testdev 0000:01:00.0 failed in a write of 4 bytes (0x1) to fail ")
