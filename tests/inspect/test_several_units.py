@@ -113,3 +113,10 @@ def test_the_hosts_driver_of_a_sibling_is_to_blame(tmp_path: Path) -> None:
         verdict, words, culprit = finding(ask(machine, 1), "group")
     assert (verdict, culprit) == ("no", "device 0000:01:00.1")
     assert "snd_hda_intel" in words
+
+
+def test_a_device_that_firmware_has_left_out_is_told_so(tmp_path: Path) -> None:
+    with looked_at_file(tmp_path, f"{EDU}{EDU}unit = 'none'\n") as machine:
+        verdict, words, culprit = finding(ask(machine, 2), "IOMMU")
+    assert (verdict, culprit) == ("no", "device 0000:02:00.0")
+    assert "none is in front of this device" in words

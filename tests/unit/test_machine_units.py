@@ -76,6 +76,8 @@ def test_an_amd_unit_takes_any_power_of_two_as_page_size() -> None:
         ('[[unit]]\nname = "none"', 2, "is a name such as 'dmar0'"),
         ('[[unit]]\nname = "a"\n[[unit]]\nname = "a"', 4, "a second time"),
         ('[[unit]]\nkind = "amd"\nsnoop_control = true', 3, "is for kind 'vt-d' only"),
+        ("[[unit]]\ndirty_tracking = true", 2, "wants scalable = true"),
+        ("[[unit]]\ndirty_tracking = 1", 2, "is true or false"),
         ('[[unit]]\npage_sizes = "4K"', 2, "is a list such as"),
         ('[[unit]]\npage_sizes = ["4K", "64K"]', 2, "is made of '4K', '2M', '1G', not of '64K'"),
         ('[[unit]]\nkind = "amd"\npage_sizes = ["4K", "48K"]', 3, "not of '48K'"),

@@ -37,12 +37,14 @@ class Variant:
 
 
 IOMMU = ("-device", "intel-iommu,intremap=on,caching-mode=on")
+SMALL = ("-device", "intel-iommu,intremap=off,caching-mode=on,aw-bits=39")
 WIDE = ("-global", "edu.dma_mask=0xffffffffffffffff")
 """Without an IOMMU the device has to reach whatever page the kernel gives: 28 address lines are 256 MiB."""
 VARIANTS = {
     "iommu": Variant("an Intel IOMMU; VFIO serves /dev/vfio/vfio", "default", IOMMU, "intel_iommu=on"),
     "noiommu": Variant("no IOMMU; VFIO's unsafe mode is on", "default", WIDE, "vfio.enable_unsafe_noiommu_mode=1"),
     "iommufd-container": Variant("an Intel IOMMU; iommufd serves /dev/vfio/vfio", "container", IOMMU, "intel_iommu=on"),
+    "small-iommu": Variant("one of 39 bits that does not remap interrupts", "default", SMALL, "intel_iommu=on"),
 }
 
 

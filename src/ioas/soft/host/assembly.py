@@ -48,6 +48,7 @@ def _make_unit(system: System, each: UnitDescription) -> Unit:
         interrupt_remapping=each.interrupt_remapping,
         force_aperture=each.force_aperture,
         reserved=each.reserved,
+        dirty_tracking=each.kind == "amd" if each.dirty_tracking is None else each.dirty_tracking,
     )
     if each.kind == "amd":
         return amd_unit(system, each.name or "ivhd0", address_width=each.address_width, traits=traits)

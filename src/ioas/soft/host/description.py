@@ -65,6 +65,8 @@ class UnitDescription:
     """In bytes, 4 KiB among them; None: all that its tables can have."""
     snoop_control: bool = True
     """VT-d: whether it can make DMA cache coherent against a device's wish."""
+    dirty_tracking: bool | None = None
+    """Whether it tells which pages devices have written to; None: on AMD. VT-d: in scalable mode only."""
     interrupt_remapping: bool = True
     """Whether it keeps devices from sending interrupts that are not theirs."""
     reserved: tuple[ReservedRegion, ...] = ()

@@ -20,6 +20,7 @@ UNIT_KEYS = (
     "page_sizes",
     "scalable",
     "snoop_control",
+    "dirty_tracking",
     "interrupt_remapping",
     "force_aperture",
     "reserved",
@@ -85,12 +86,23 @@ def _unit(reader: Reader, path: Path, entry: object) -> UnitDescription:
         _width(reader, (*path, "address_width"), table.get("address_width", 48)),
         scalable=switch("scalable", False),
         snoop_control=switch("snoop_control", True),
+        dirty_tracking=_dirty_tracking(reader, path, table, kind),
         interrupt_remapping=switch("interrupt_remapping", True),
         force_aperture=switch("force_aperture", True),
         name=_unit_name(reader, (*path, "name"), table.get("name")),
         page_sizes=_sizes(reader, (*path, "page_sizes"), table["page_sizes"], kind) if "page_sizes" in table else None,
         reserved=read_reserved(reader, (*path, "reserved"), table.get("reserved", [])),
     )
+
+
+def _dirty_tracking(reader: Reader, path: Path, table: Mapping[str, object], kind: UnitKind) -> bool | None:
+    key = "dirty_tracking"
+    if key not in table:
+        return None
+    wanted = reader.switch((*path, key), table[key])
+    if wanted and kind == "vt-d" and table.get("scalable") is not True:
+        reader.refuse((*path, key), "wants scalable = true: in legacy mode VT-d tracks no dirty pages")
+    return wanted
 
 
 def _unit_name(reader: Reader, path: Path, value: object) -> str | None:

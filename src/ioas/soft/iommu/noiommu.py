@@ -40,7 +40,7 @@ class NoIommu(Unit):
         """Raises KernelError(EOPNOTSUPP): there is nothing to be told of (iommufd_get_hw_info)."""
         raise refuse(EOPNOTSUPP, "no IOMMU stands before the device, to be told of", "device", self.name)
 
-    def _format(self, *, nest_parent: bool) -> Format:
+    def _format(self, *, nest_parent: bool = False, dirty: bool = False) -> Format:
         form = AmdV1(_LEVELS)
         form.page_sizes = ((1 << _ADDRESS_BITS) - 4096) & ~SIZE_512G
         return form

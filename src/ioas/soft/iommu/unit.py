@@ -30,6 +30,8 @@ class Traits(NamedTuple):
     """False: DMA beyond the aperture passes untranslated."""
     reserved: tuple[ReservedRegion, ...] = ()
     """What nobody behind it can map, besides what is so in its architecture."""
+    dirty_tracking: bool = False
+    """It sets D in its tables when devices write (VT-d: second stages in scalable mode)."""
 
 
 NO_TRAITS = Traits()
@@ -80,7 +82,7 @@ class Unit(ABC):
         self.traits = traits
         if width is not None:
             self.width = width
-        form = self._format(nest_parent=False)
+        form = self._format()
         if width is None:
             self.width = form.width
         self.page_sizes = self._sizes(form)
@@ -120,7 +122,7 @@ class Unit(ABC):
         ):
             if wanted and not able:
                 raise refuse(EOPNOTSUPP, f"{self.name} does not support {wish}", "device", self.name)
-        form = self._format(nest_parent=nest_parent)
+        form = self._format(nest_parent=nest_parent, dirty=dirty)
         geometry, sizes = self._shape(form, huge)
         return Domain(self, form, geometry, sizes, dirty=dirty, nest_parent=nest_parent, pasid=pasid)
 
@@ -156,7 +158,7 @@ class Unit(ABC):
         return sorted([*requester.direct_regions, *self._reserved(), *self.traits.reserved])
 
     @abstractmethod
-    def _format(self, *, nest_parent: bool) -> Format: ...
+    def _format(self, *, nest_parent: bool = False, dirty: bool = False) -> Format: ...
 
     @abstractmethod
     def _info(self) -> bytes: ...

@@ -24,13 +24,9 @@ HYPERTRANSPORT = ReservedRegion(0xFD_0000_0000, 0xFF_FFFF_FFFF, "reserved")
 MOCK_PASID_WIDTH = 20
 WIDTHS = tuple(LEVELS)
 """The bits of IOVA that units have."""
+_AMD = Traits(dirty_tracking=True)
 # AMD specification 48882, Extended Feature Register (MMIO offset 0x30).
-_EFR = (
-    ("IASup: INVALIDATE_IOMMU_ALL", 6, 1),
-    ("HDSup: sets D in host tables", 52, 1),
-)
-_HATS = 10
-"""Levels of host tables: 0 for 4, 1 for 5 (bits 11:10)."""
+_EFR = (("IASup: INVALIDATE_IOMMU_ALL", 6, 1),)
 
 
 class AmdUnit(Unit):
@@ -41,12 +37,16 @@ class AmdUnit(Unit):
 
     kind = "amd"
     info_type = IOMMU_HW_INFO_TYPE_AMD
-    dirty = True
     enforces_coherency = True
     pasid_tables = False
     """They would be AMDv2's, which the unit does not have."""
 
-    def _format(self, *, nest_parent: bool) -> Format:
+    @property
+    def dirty(self) -> bool:  # type: ignore[override]  # decided when all units are there
+        """HDSup, of all AMD units."""
+        return all(unit.traits.dirty_tracking for unit in self.alike)
+
+    def _format(self, *, nest_parent: bool = False, dirty: bool = False) -> Format:
         return AmdV1(5 if self._least().width > 48 else 4)
 
     def _shape(self, form: Format, huge: bool) -> tuple[Geometry, int]:
@@ -57,7 +57,12 @@ class AmdUnit(Unit):
         return min(self.alike, key=lambda one: one.width, default=self)
 
     def _info(self) -> bytes:
-        return bytes(iommu_hw_info_amd(efr=register(*_EFR, ("HATS", _HATS, int(self._least().width > 48))), efr2=0))
+        features = register(
+            *_EFR,
+            ("HATS: 0 for 4 levels of host tables, 1 for 5", 10, int(self._least().width > 48)),
+            ("HDSup: sets D in host tables", 52, int(self.dirty)),
+        )
+        return bytes(iommu_hw_info_amd(efr=features, efr2=0))
 
     def _reserved(self) -> list[ReservedRegion]:
         return [MSI, HYPERTRANSPORT]
@@ -72,7 +77,7 @@ class MockUnit(Unit):
     nested = True
     max_pasid_log2 = MOCK_PASID_WIDTH
 
-    def _format(self, *, nest_parent: bool) -> Format:
+    def _format(self, *, nest_parent: bool = False, dirty: bool = False) -> Format:
         return mock_format()
 
     def _info(self) -> bytes:
@@ -114,7 +119,7 @@ def amd_unit(
     *,
     geometry: Geometry | None = None,
     address_width: int = 48,
-    traits: Traits = NO_TRAITS,
+    traits: Traits = _AMD,
 ) -> Unit:
     """An AMD unit of `address_width` 39, 48 or 57 bits: AMDv1 tables with every power of two from 4K but 512G as page.
 

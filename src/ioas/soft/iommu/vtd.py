@@ -79,18 +79,19 @@ class VtdUnit(Unit):
     ) -> None:
         self.levels = LEVELS[width]
         self.nested = scalable
+        self.dirty = scalable and traits.dirty_tracking
         self.enforces_coherency = snoop_control
         self.first_stage_width = (57 if width > 48 else 48) if scalable else 0
         self.max_pasid_log2 = PASID_WIDTH if scalable else 0
         super().__init__(system, name, width, traits, geometry)
 
-    def _format(self, *, nest_parent: bool) -> Format:
-        if self.nested and not nest_parent:
+    def _format(self, *, nest_parent: bool = False, dirty: bool = False) -> Format:
+        if self.nested and not nest_parent and not dirty:
             return X86First(5 if self.first_stage_width > 48 else 4, snoop=self.enforces_coherency)
         return VtdSecondStage(self.levels[0], snoop=self.enforces_coherency, writable_only=nest_parent)
 
     def _shape(self, form: Format, huge: bool) -> tuple[Geometry, int]:
-        """A nesting parent, alone in scalable mode, has the second stage's aperture."""
+        """In scalable mode nesting parents and what tracks dirty pages have the second stage's aperture."""
         first = self.nested and not form.sign_extended
         return self._aperture(form) if first else self.geometry, self.page_sizes
 
@@ -140,6 +141,7 @@ class VtdUnit(Unit):
             ("IR: interrupt remapping", 3, remaps),
             ("EIM: 32-bit APIC ids", 4, remaps),
             ("SC: snoop control", 7, int(self.enforces_coherency)),
+            ("SSADS: A and D in second stages", 45, int(self.dirty)),
         )
 
     def _reserved(self) -> list[ReservedRegion]:
