@@ -235,7 +235,7 @@ finally:
 put(where)
 print(os.pread(file, 4, 0) == b"text")
 """
-    done = run.python(PAGEMAP + DEVICE + source, options=[*NO_IOMMU, "--explain"])
+    done = run.python(PAGEMAP + DEVICE + source, options=[*NO_IOMMU, *PRIVILEGED, "--explain"])
     assert done.stdout.split() == ["True"] * 2, done.stderr
     assert done.stderr.count("reached no memory") == 1
 
@@ -254,7 +254,7 @@ os.read(read, 1)  # until the parent is gone
 put(where)
 print(buffer[:4] == b"text")
 """
-    done = run.python(PAGEMAP + DEVICE + source, options=[*NO_IOMMU, "--explain"])
+    done = run.python(PAGEMAP + DEVICE + source, options=[*NO_IOMMU, *PRIVILEGED, "--explain"])
     assert done.stdout.split() == ["True"], done.stderr
 
 
@@ -312,5 +312,5 @@ if not os.fork():
 os.wait()
 put(int.from_bytes(os.read(read, 8), "little"))
 """
-    done = run.python(PAGEMAP + DEVICE + source, options=[*NO_IOMMU, "--explain"])
+    done = run.python(PAGEMAP + DEVICE + source, options=[*NO_IOMMU, *PRIVILEGED, "--explain"])
     assert done.stderr.count("reached no memory") == 1

@@ -93,7 +93,11 @@ def test_opening_takes_sys_rawio(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_physical_addresses_are_not_told_where_there_is_an_iommu() -> None:
-    with ioas.SoftHost() as host, host.iommufd() as iommufd, host.device(BDF) as device:
+    with (
+        ioas.SoftHost(capabilities=["sys_rawio"]) as host,
+        host.iommufd() as iommufd,
+        host.device(BDF) as device,
+    ):
         device.bind(iommufd)
         space = iommufd.ioas()
         device.attach(space)

@@ -29,6 +29,7 @@ BUILD = {"flex": "flex", "bison": "bison", "bc": "bc", "m4": "m4"}
 PCI_TOOLS = {"lspci": "pciutils", "setpci": "pciutils", "dpdk-devbind.py": "dpdk", "ip": "iproute2"}
 LIBELF, LIBELF_PACKAGE = "/usr/include/gelf.h", "libelf-dev"
 FIRMWARE = ("usr/share/qemu", "usr/share/seabios")
+PROGRAMS = ("usr/bin", "bin")
 LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 
 
@@ -79,7 +80,7 @@ def pci_tools(say: Say) -> dict[str, str]:
     if not missing:
         return dict(os.environ)
     box = _box(missing, None, f"install {', '.join(missing)}", say)
-    path = f"{box / 'usr/bin'}:{os.environ.get('PATH', os.defpath)}"
+    path = os.pathsep.join([*(str(box / place) for place in PROGRAMS), os.environ.get("PATH", os.defpath)])
     return {**os.environ, "PATH": path, "LD_LIBRARY_PATH": _libraries(box)}
 
 
