@@ -188,3 +188,38 @@ def test_a_map_before_set_iommu_is_explained(run: Runner) -> None:
     line = next(line for line in done.stderr.splitlines() if "EINVAL" in line)
     assert "ioctl(VFIO_IOMMU_MAP_DMA" in line
     assert "VFIO_SET_IOMMU" in line
+
+
+def test_a_device_reaches_the_registers_of_another_that_the_program_has_mapped(
+    run: Runner, open_directory: Path
+) -> None:
+    """The BAR of one is mapped into the program, and from there into the container: peer-to-peer DMA."""
+    passes(
+        run,
+        """
+first, second = "0000:01:00.0", "0000:02:00.0"
+groups = [open_group(first), open_group(second)]
+container = open_container(*groups)
+target, source = give(groups[0], first), give(groups[1], second)
+for device in (target, source):
+    os.pwrite(device, b"\\x06\\x00", CONFIG + 4)
+registers = mmap.mmap(target, 1 << 20)
+map_dma(container, address(registers), 1 << 20)
+memory = mmap.mmap(-1, 4096)
+memory[:4] = struct.pack("<I", 0x12345678)
+map_dma(container, address(memory), 4096, iova=16 * IOVA)
+
+def copy(origin, destination, direction):
+    for offset, value in ((0x80, origin), (0x88, destination), (0x90, 4), (0x98, 1 | direction)):
+        os.pwrite(source, struct.pack("<Q", value), offset)
+    while os.pread(source, 8, 0x98)[0] & 1:
+        pass
+
+copy(16 * IOVA, 0x40000, 0)  # from memory to the source's buffer
+copy(0x40000, IOVA + 4, 2)  # from there to the target's register that inverts
+assert struct.unpack("<I", os.pread(target, 4, 4))[0] == ~0x12345678 & 0xFFFFFFFF
+assert locked() >= 4
+assert unmap_dma(container, 1 << 20) == 1 << 20
+""",
+        machine(open_directory, "vfio", devices=2),
+    )
