@@ -206,3 +206,17 @@ def test_faults_are_kept_and_told() -> None:
 def test_negative_numbers_are_the_models_mistake(iova: int, length: int) -> None:
     with pytest.raises(UsageError):
         Bench().dma.read(iova, length)
+
+
+@pytest.mark.parametrize("start", [4000, CHUNK - 96])
+def test_a_write_across_a_hole_lands_on_both_sides_of_it(start: int) -> None:
+    """Each page is written by a request of its own, and a device does not wait for an answer to a write."""
+    bench = Bench()
+    hole = (start >> 12) + 1 << 12
+    bench.domain.unmap(BASE + hole, 4096)
+    assert not bench.dma.write(BASE + start, b"\xaa" * 8192)
+    assert bench.fault.iova == BASE + hole, "one record for the whole write"
+    assert bench.dma.read(BASE + hole - 8, 8) == b"\xaa" * 8
+    behind = start + 8192 - hole - 4096
+    assert bench.dma.read(BASE + hole + 4096, behind + 1) == b"\xaa" * behind + b"\0"
+    assert bytes(bench.ram.page(hole >> 12)[:8]) == bytes(8)

@@ -27,6 +27,8 @@ CHUNK = 1 << 16
 READ = int(Prot.READ)
 WRITE = int(Prot.WRITE)
 _T = TypeVar("_T")
+_OF_ONE_PAGE: tuple[FaultReason, ...] = ("not mapped", "permission")
+"""Faults that the next page may be free of."""
 _Pieces = list[tuple[int, int]]
 
 
@@ -65,21 +67,28 @@ class DmaPort:
     def write(self, iova: int, data: Buffer, pasid: int | None = None) -> bool:
         """Write `data` at `iova`; False after a fault, which has then been recorded.
 
-        What stands before the faulting page has been written. Raises UsageError for a negative address.
+        Writes are posted, and none crosses the border of a page (PCI Express 2.2.7): those to other pages than the
+        faulting one have been written, behind it too. The first fault is recorded. Raises UsageError for a negative
+        address.
         """
         view = memoryview(data).cast("B")
-        length = len(view)
-        _check(iova, length)
-        try:
-            if length <= CHUNK:
-                self._write(iova, view, pasid)
-            else:
-                for done in range(0, length, CHUNK):
-                    self._write(iova + done, view[done : done + CHUNK], pasid)
-        except _FaultError as stopped:
-            self._record(stopped, length, True, pasid)
-            return False
-        return True
+        _check(iova, len(view))
+        fault: _FaultError | None = None
+        at = 0
+        while True:
+            try:
+                self._write(iova + at, view[at : at + CHUNK], pasid)
+                at += CHUNK
+            except _FaultError as stopped:
+                fault = fault or stopped
+                if stopped.reason not in _OF_ONE_PAGE:
+                    break
+                at = stopped.iova + PAGE_SIZE - stopped.iova % PAGE_SIZE - iova
+            if at >= len(view):
+                break
+        if fault is not None:
+            self._record(fault, len(view), True, pasid)
+        return fault is None
 
     def missing(self, iova: int, length: int, *, write: bool, pasid: int | None = None) -> int | None:
         """Where a transfer would stop because no page is there, or not with this permission; None when it would not.
@@ -122,7 +131,7 @@ class DmaPort:
                 domain.epoch.leave(epoch)
 
     def _scatter(self, domain: AnyDomain | None, iova: int, data: memoryview) -> None:
-        """Write; before a fault what stands before it, as a bus that carries one page after the other would."""
+        """Write what stands before the first page that faults."""
         if domain is None:
             self._write_untranslated(iova, data)
             return
