@@ -212,7 +212,13 @@ def used_without_iommu(pc: Pc) -> None:
     pc.text("/proc/sys/kernel/tainted", str(1 << 6))
 
 
+def virtual_function_of_vfio(pc: Pc) -> None:
+    pc.link(f"{pc.path(DISK)}/physfn", pc.path(NETWORK))
+    pc.driver(NETWORK, "vfio-pci")
+
+
 REFUSALS = [
+    Refusal(virtual_function_of_vfio, "VF token", f"device {NETWORK}", "vf-token=UUID", verdict="warning"),
     Refusal(tdx_guest, "confidential", "confidential guest (Intel TDX)", "without memory encryption"),
     Refusal(sev_snp_guest, "confidential", "confidential guest (AMD SEV-SNP)", "without memory encryption"),
     Refusal(
@@ -347,6 +353,11 @@ def group_on_the_list(pc: Pc) -> None:
     pc.nodes["/dev/vfio/devices/vfio0"] = Node(0o660, 0, 0, acl)
 
 
+def virtual_function_of_a_driver(pc: Pc) -> None:
+    pc.link(f"{pc.path(DISK)}/physfn", pc.path(NETWORK))
+    pc.driver(NETWORK, "igb")
+
+
 def tainted_by_a_module(pc: Pc) -> None:
     pc.text("/proc/sys/kernel/tainted", str(1 << 12 | 1 << 13))
 
@@ -385,6 +396,7 @@ HEALTHY = [
     user_who_was_given_everything,
     user_on_the_list,
     group_on_the_list,
+    virtual_function_of_a_driver,
     tainted_by_a_module,
     host_of_confidential_guests,
     relaxable_region,

@@ -59,6 +59,31 @@ def driver(case: Case) -> Finding | None:
     return Finding("no", text, culprit, remedy, bind_commands(case.bdf, held), look)
 
 
+def vf_token(case: Case) -> Finding | None:
+    """Has VFIO the physical function of this virtual one too? Then only who its owner trusts may open it.
+
+    Follows vfio_pci_core_match_token_uuid (drivers/vfio/pci/vfio_pci_core.c, 7.3).
+    """
+    physical = physical_in_vfio(case)
+    if physical is None:
+        return None
+    return Finding(
+        "warning",
+        f"its physical function {physical} belongs to VFIO: who opens this one must show the token that its owner set",
+        f"device {physical}",
+        "give both the same UUID (QEMU's vf-token=UUID), or leave the physical function to its own driver",
+        check=f"ls -l {case.path}/physfn/driver",
+    )
+
+
+def physical_in_vfio(case: Case) -> str | None:
+    """The physical function of a virtual one that vfio-pci has, where it has that as well."""
+    physical = case.machine.sysfs.link_name(f"{case.path}/physfn")
+    if physical is None or not case.bound:
+        return None
+    return physical if PciDevice(case.machine.sysfs, physical).driver == "vfio-pci" else None
+
+
 def group(case: Case) -> Finding | None:
     """Is the whole group free of kernel drivers? DMA of its members cannot be told apart."""
     if case.group is None:

@@ -23,6 +23,7 @@ CHECKS: dict[str, Check] = {
     "vfio-pci": checks_device.vfio_pci,
     "group": checks_device.group,
     "driver": checks_device.driver,
+    "VF token": checks_device.vf_token,
     "reset": checks_device.reset,
     "reserved IOVA": checks_iommu.reserved,
     "aperture": checks_iommu.aperture,
@@ -69,9 +70,10 @@ def _how(case: Case) -> tuple[str, ...]:
     """What to run, by the way that is open to the user."""
     way = checks_access.usable_way(case)
     if case.purpose == "vm":
+        token = ",vf-token=UUID" if checks_device.physical_in_vfio(case) is not None else ""
         if way == "cdev":
-            return (f"qemu-system-x86_64 ... -object iommufd,id=i0 -device vfio-pci,host={case.bdf},iommufd=i0",)
-        return (f"qemu-system-x86_64 ... -device vfio-pci,host={case.bdf}",)
+            return (f"qemu-system-x86_64 ... -object iommufd,id=i0 -device vfio-pci,host={case.bdf},iommufd=i0{token}",)
+        return (f"qemu-system-x86_64 ... -device vfio-pci,host={case.bdf}{token}",)
     by = ', via="group"' if way == "group" else ""
     return (f'ioas.KernelHost().device("{case.bdf}"{by}).space()', "nodes: " + " and ".join(_nodes(case, way)))
 
