@@ -36,9 +36,9 @@ from ioas.devices.testdev import (
     TestDevice,
 )
 from ioas.host import File
-from ioas.soft.pci import ManualTimers, Register, migration as states
+from ioas.soft.pci import ManualTimers, Register, header, migration as states
 from ioas.uapi import iommufd as uapi, vfio
-from tests.support.machine import Machine, machine, map_memory
+from tests.support.machine import Machine, machine, map_memory, set_command
 from tests.support.migration import load, save
 from tests.support.ram import Ram, RamBacking
 from tests.support.vfio_client import MSI, MSIX, Client, bound, counter, eventfds
@@ -407,6 +407,19 @@ def test_a_list_goes_on_in_another_testdev() -> None:
         assert timer.action == other._fetch
         assert 0 < timer.left <= 1000
         assert (other.status, bytes(other.memory[:5])) == (BUSY, b"taken")
+
+
+def test_a_virtual_function_goes_on_as_another_one() -> None:
+    with ioas.SoftHost(devices=["testdev"]) as host:
+        host.machine.tree.write(f"/sys/bus/pci/devices/{BDF}/sriov_numvfs", b"2\n")
+        one, other = (function for bdf, function in sorted(host.machine.functions.items()) if bdf != BDF)
+        for function in (one, other):
+            set_command(function, header.COMMAND_MEMORY | header.COMMAND_MASTER)
+        one.bar_write(0, 0, b"mine")
+        state, _ = states.parse(other, states.save(one))
+        assert state is not None
+        state.load()
+        assert other.bar_read(0, 0, 4) == b"mine"
 
 
 def test_a_program_sees_it_die_and_brings_it_back() -> None:

@@ -74,6 +74,7 @@ class TestVirtual(VirtualFunction):
     device_id: ClassVar[int] = 0x7E55
     class_code: ClassVar[int] = 0xFF0000
     capabilities: ClassVar[tuple[Capability, ...]] = (Pcie(flr=True), Msix(2, 0, 0x1000))
+    migrates = Migration()
 
     window = Bar(0, 0x4000, "mem64", prefetchable=True)
     scratch = window.register(0x00)
