@@ -206,3 +206,47 @@ def test_nobody_else_can_seize_a_tracee_and_that_is_eperm(traced: Traced) -> Non
     with pytest.raises(PermissionError):
         ptrace.seize(seized(traced), OPTION_SYSGOOD)
     traced.answers()
+
+
+THREADS = """
+import sys, threading
+for _ in range(3):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+sys.stdout.write(sys.stdin.readline()); sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+def test_the_end_of_a_process_is_told_though_the_ends_of_its_threads_come_first(traced: Traced) -> None:
+    """The kernel keeps the first thread's end back until the others have been collected."""
+    with subprocess.Popen(
+        [sys.executable, "-c", THREADS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write("up\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "up\n"
+        threads = sorted(map(int, os.listdir(f"/proc/{child.pid}/task")))
+
+        def kill_and_wait() -> bool:
+            for thread in threads:
+                traced.tracer.seize(thread, OPTION_SYSGOOD)
+            os.kill(child.pid, signal.SIGKILL)
+            return traced.tracer.wait_for(child.pid).stands
+
+        assert not traced.tracer.submit(kill_and_wait)
+        assert sorted(thread for thread, _ in traced.ended) == threads
+
+
+def test_it_is_known_whose_end_the_tracer_will_tell(traced: Traced) -> None:
+    def seize_and_kill() -> tuple[bool, bool]:
+        before = traced.tracer.traces(traced.child.pid)
+        traced.tracer.seize(traced.child.pid, OPTION_SYSGOOD)
+        os.kill(traced.child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, traced.child.pid, os.WEXITED | os.WNOWAIT)
+        return before, traced.tracer.traces(traced.child.pid)
+
+    assert traced.tracer.submit(seize_and_kill) == (False, True)
+    assert traced.gone.wait(5)
+    assert not traced.tracer.traces(traced.child.pid)

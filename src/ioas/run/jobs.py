@@ -16,6 +16,7 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 from ioas.run.kernel import Signal
 
@@ -55,6 +56,8 @@ class Job:
         self.program = program
         self.status: int | None = None
         """Its exit status, or minus the signal that killed it; None while it runs."""
+        self.left_to_others: Callable[[int], bool] = lambda child: False
+        """Whether another thread of ours will tell what becomes of a child (`collected`)."""
         self._ending: int | None = None
         """The last signal passed on that ends a command: for the rest, if the program is killed before it can act."""
 
@@ -77,7 +80,7 @@ class Job:
         for child in (self.program, *children(os.getpid())):
             with contextlib.suppress(ChildProcessError):
                 found = os.waitid(os.P_PID, child, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
-                if found and found.si_code != os.CLD_TRAPPED:
+                if found and found.si_code != os.CLD_TRAPPED and not self.left_to_others(child):
                     self.collected(*os.waitpid(child, os.WNOHANG | os.WUNTRACED))
 
     def collected(self, child: int, status: int) -> None:
@@ -92,7 +95,7 @@ class Job:
                 self._end_rest(self._ending)
 
     def _pass_on(self, number: int) -> None:
-        if number == signal.SIGCONT and _state(self.program) not in "Tt":
+        if number == signal.SIGCONT and state(self.program) not in "Tt":
             return  # sent to the whole group
         if number in _ENDING:
             self._ending = number
@@ -138,7 +141,7 @@ class Job:
         try:
             os.setsid()  # out of reach of what stops the group
             while os.getppid() == supervisor:  # until the supervisor, which goes on, kills us
-                if _state(self.program) not in "Tt":
+                if state(self.program) not in "Tt":
                     os.kill(supervisor, signal.SIGCONT)
                 time.sleep(_LOOK_EVERY)
         finally:
@@ -175,7 +178,11 @@ def _parent(pid: int) -> int:
     return int(fields[1]) if fields else 0
 
 
-def _state(pid: int) -> str:
+DEAD = "ZX"
+
+
+def state(pid: int) -> str:
+    """The state of a process or thread as /proc shows it: "Z" when it is dead, "X" when it is gone."""
     fields = _stat(pid)
     return fields[0] if fields else "X"
 

@@ -29,6 +29,7 @@ OPTION_TRACE_VFORK_DONE = 1 << 5
 OPTION_TRACE_EXIT = 1 << 6
 OPTION_EXIT_KILL = 1 << 20
 
+EVENT_EXEC = 4
 EVENT_STOP = 128
 """`Stop.event` of a stop that PTRACE_INTERRUPT asked for, of a group stop, and of a new thread's first one."""
 
@@ -235,6 +236,15 @@ def wait(thread: int = -1, *, block: bool = True) -> Stop | None:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return Stop(found, status.value) if found else None
+
+
+def tracees_left() -> bool:
+    """Whether the calling thread has tracees, whatever they do."""
+    try:
+        os.waitid(os.P_ALL, 0, OWN | os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 class QuietStops:

@@ -183,6 +183,7 @@ class Supervisor:
 
         quiet = QuietStops()
         tracer = Tracer(tracee_ended, self._reporter.bug, quiet, lambda: watcher.later(look))
+        job.left_to_others = tracer.traces
         mmio = Mmio(tracer, self._reporter.warn_once, stopped)
         tracer.start()
         server = Server(

@@ -25,6 +25,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 _BUS_ERROR = signal.SIGBUS << 8 | 0x7F
 _NUDGE_EVERY = 0.005
+_UNKNOWN = 0
+"""Stands for tracees that another one made, and then was killed before it could tell."""
 
 
 class Busy(Exception):  # noqa: N818 - a state, not an error
@@ -146,14 +148,33 @@ class Tracer(threading.Thread):
         self._tracees.discard(thread)
 
     def wait_for(self, thread: int) -> Stop:
-        """For jobs: wait for the next stop of `thread`, or its end, which `ended` is told of."""
+        """For jobs: wait for the next stop of `thread`, or its end, which `ended` is told of.
+
+        Waits for any tracee and sees to the others afterwards: the end of a process's first thread is not told before
+        the ends of its other threads have been collected, which nobody but us can do.
+        """
         while True:
             try:
-                stop = ptrace.wait(thread)
+                stop = ptrace.wait()
             except InterruptedError:
                 continue
-            if stop is not None:
+            except ChildProcessError:
+                return self._noted(Stop(thread, signal.SIGKILL))
+            if stop and stop.thread == thread and stop.event != ptrace.EVENT_EXEC:
                 return self._noted(stop)
+            if stop:
+                self._later(stop)
+                if stop.thread == thread:  # it ended when another thread, which has its number now, executed a program
+                    return Stop(thread, signal.SIGKILL)
+
+    def traces(self, thread: int) -> bool:
+        """Whether the kernel has `thread`, alive or dead, as a tracee of ours; from any thread."""
+        try:
+            with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as file:
+                tracer = next((line.split()[1] for line in file if line.startswith("TracerPid:")), "0")
+        except OSError:
+            return False
+        return int(tracer) == self.native_id
 
     def close(self) -> None:
         """End the thread; its tracees run on, untraced."""
@@ -214,9 +235,16 @@ class Tracer(threading.Thread):
         if self.ident is not None and self._tracees and self.is_alive():
             signal.pthread_kill(self.ident, NUDGE)
 
+    def _later(self, stop: Stop) -> None:
+        """See to a stop when the job that is being carried out is over, to an end at once."""
+        if self._noted(stop).stands:
+            self.jobs.append(_Job(lambda: self._handle(stop)))
+
     def _noted(self, stop: Stop) -> Stop:
         if not stop.stands:
             self._tracees.discard(stop.thread)
+            if not self._tracees and ptrace.tracees_left():
+                self._tracees.add(_UNKNOWN)
             self._guard(self._ended, stop.thread, stop.status)
         return stop
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from ioas.run import ptrace
-from ioas.run.jobs import children
+from ioas.run.jobs import DEAD, children, state
 from ioas.run.listener import Call, Gone, Listener
 from ioas.run.ptrace import QuietStops, R, Registers, Stop
 
@@ -202,6 +202,8 @@ class Visit:
 
     def _runs(self) -> bool:
         """Whether it goes on running, neither dead nor at a stop."""
+        if state(self.thread) in DEAD:  # no wait may tell: see `Tracer.wait_for`
+            return False
         try:
             return os.waitid(os.P_PID, self.thread, _MINE | os.WSTOPPED | os.WNOWAIT | os.WNOHANG) is None
         except ChildProcessError:

@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Mapping
 
 from ioas.run import ptrace
+from ioas.run.jobs import DEAD, state
 from ioas.run.mmio.bus import Inode, Windows
 from ioas.run.mmio.compiled import Accesses, library
 from ioas.run.mmio.faults import FAULTS, Faults
@@ -74,14 +75,14 @@ class Traps:
 
     def _seize(self, process: int) -> None:
         """Take all threads, and look again, for those that have not been taken yet may have made others."""
-        while new := [thread for thread in _threads(process) if not self._tracer.owns(thread)]:
+        while new := [one for one in _threads(process) if not self._tracer.owns(one) and state(one) not in DEAD]:
             for thread in new:
                 try:
                     self._tracer.seize(thread, _OPTIONS)
                 except ProcessLookupError:
                     continue
                 except PermissionError as error:
-                    if thread in _threads(process):
+                    if state(thread) not in DEAD:
                         raise Traced(_why_not(thread)) from error
 
     def handle(self, stop: Stop) -> None:
@@ -127,9 +128,8 @@ class Traps:
         self.near.ended(thread)
         if self._accesses:
             self._accesses.forget_thread(thread)
-        space = self._threads.pop(thread, None)
-        if space and space.process == thread:  # the first thread's end is told when the others are gone
-            self._forget(thread)
+        self._threads.pop(thread, None)
+        self._forget(thread)  # if it is a process's first one, whose end is told when the others are gone
 
     def close(self) -> None:
         """Close what is open; nothing may be traced any more."""
