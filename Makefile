@@ -15,7 +15,7 @@ help: ## list the goals
 setup: $(STAMP) ## make .venv with ioas and everything to develop it
 	@:
 
-$(STAMP): pyproject.toml tools/setup.sh hatch_build.py src/ioas/run/mmio/trap.c
+$(STAMP): pyproject.toml tools/setup.sh hatch_build.py $(wildcard src/ioas/run/mmio/*.c)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh $(VENV)
 	@touch $@
 
@@ -58,6 +58,6 @@ fuzz: setup ## make CALLS random calls (from SEED) on iommufd's dispatcher, and 
 	@$(BIN)/python -m tests.fuzz --calls $(CALLS) --seed $(SEED)
 
 clean: ## remove .venv and what tools left in this directory
-	rm -rf src/ioas/run/mmio/trap.so
+	rm -f src/ioas/run/mmio/native.so
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks build dist
 	find src tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +

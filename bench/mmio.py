@@ -1,8 +1,9 @@
-"""What a load or store on a mapped BAR costs when it is trapped, and what a mapped BAR costs who does not touch it."""
+"""What a load or store on a mapped BAR costs, trapped and polled, and what a mapped BAR costs who does not touch it."""
 
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ from bench import commands
 from bench.report import Line
 
 TRAP_US = 15
+DOORBELL_US = 2
 COMPUTE_PERCENT = 2
 ROUNDS = 5
 _RUN = (*commands.IOAS_RUN[:-1], "--mmio", "trap", "--")
+_BELL = (sys.executable, "-m", "bench.doorbell_host")
 
 
 def measure() -> Iterator[Line]:
@@ -22,11 +25,14 @@ def measure() -> Iterator[Line]:
         client = commands.compiled("mmio_client", Path(directory))
         figures = _figures([*_RUN, *client])
         native = statistics.median(_figures([*client, "other"])["compute"] for _ in range(ROUNDS))
+        bell = commands.compiled("doorbell_client", Path(directory))
+        rung = statistics.median(_figures([*_BELL, *bell])["doorbell"] for _ in range(ROUNDS))
         mapped = statistics.median(_figures([*_RUN, *client, "mapped"])["compute"] for _ in range(ROUNDS))
     yield Line("trapped load of 4 bytes from a mapped BAR", figures["load"], "us", TRAP_US)
     yield Line("trapped store of 4 bytes", figures["store"], "us", TRAP_US)
     yield Line("trapped load, from two threads at once, unpinned", figures["load_two"], "us", TRAP_US)
     yield Line("trapped store, from two threads at once, unpinned", figures["store_two"], "us", TRAP_US)
+    yield Line("polled doorbell of 8 bytes, from the store to the model (--mmio poll)", rung, "us", DOORBELL_US)
     yield Line("computing with a BAR mapped, over native", 100 * (mapped / native - 1), "%", COMPUTE_PERCENT)
 
 

@@ -30,10 +30,10 @@ import click
 @click.option("--no-namespace", is_flag=True, help="Answer for /dev and /sys path by path (see docs/run.md).")
 @click.option(
     "--mmio",
-    type=click.Choice(["trap", "rw"]),
+    type=click.Choice(["trap", "poll", "rw"]),
     default="trap",
     show_default=True,
-    help="How programs reach BARs: mapped, each load and store trapped; or by read and write alone (docs/mmio.md).",
+    help="How programs reach BARs: each load and store trapped, or pages polled, or by read and write (docs/mmio.md).",
 )
 @click.option("--check", is_flag=True, help="Say what this environment allows and what is degraded; run nothing.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM [ARGUMENT]...")
@@ -49,7 +49,7 @@ def run(
     strict: bool,
     with_real: bool,
     no_namespace: bool,
-    mmio: Literal["trap", "rw"],
+    mmio: Literal["trap", "poll", "rw"],
     check: bool,
     program: tuple[str, ...],
 ) -> int:

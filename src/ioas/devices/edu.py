@@ -52,16 +52,16 @@ class Edu(Function):
     # Below 0x80 accesses have 4 bytes, from there on 4 or 8; a narrow write to a wide register clears its upper half.
     mmio = Bar(0, 1 << 20)
     identification = mmio.register(0x00, "RO", reset=0x010000ED)
-    liveness = mmio.register(0x04)
-    factorial = mmio.register(0x08)
+    liveness = mmio.register(0x04, doorbell=True)
+    factorial = mmio.register(0x08, doorbell=True)
     status = mmio.register(0x20)
     interrupt_status = mmio.register(0x24, "RO")
-    interrupt_raise = mmio.register(0x60, "WO")
-    interrupt_acknowledge = mmio.register(0x64, "WO")
+    interrupt_raise = mmio.register(0x60, "WO", doorbell=True)
+    interrupt_acknowledge = mmio.register(0x64, "WO", doorbell=True)
     dma_source = mmio.register(0x80, width=8, sizes=(4, 8), split=False)
     dma_destination = mmio.register(0x88, width=8, sizes=(4, 8), split=False)
     dma_count = mmio.register(0x90, width=8, sizes=(4, 8), split=False)
-    dma_command = mmio.register(0x98, width=8, sizes=(4, 8), split=False)
+    dma_command = mmio.register(0x98, width=8, sizes=(4, 8), split=False, doorbell=True)
 
     def __init__(self, /, **options: str | int | bool | float) -> None:
         super().__init__(**options)

@@ -200,8 +200,9 @@ def _memory() -> Iterator[Finding]:
     yield _choose(
         "mapped BARs",
         compiled.library() is not None,
-        "loads and stores are trapped by the compiled part",
-        "the compiled part is not there (no C compiler when ioas was installed): a trap takes half as long again",
+        "loads and stores are trapped by the compiled part; with --mmio poll they are not carried out one by one",
+        "the compiled part is not there (no C compiler when ioas was installed): a trap takes half as long again, and "
+        "--mmio poll can lose a store that races with what the device changes",
     )
     yield _choose(
         "memory areas", quick, "asked for by PROCMAP_QUERY", "before Linux 6.11: maps are read as text, MAP is slower"

@@ -54,6 +54,11 @@ class Reporter:
             self._said.add(message)
             self.say(message)
 
+    def explained(self, message: str) -> None:
+        """Write one line, with --explain."""
+        if self.explain:
+            self.say(message)
+
     @property
     def wants_refusals(self) -> bool:
         """Whether what a refused call said is shown or recorded."""

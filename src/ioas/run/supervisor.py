@@ -33,6 +33,7 @@ from ioas.run.jobs import Job, pending_end, take_signals
 from ioas.run.launch import Launched, NoNamespace, exec_failure, launch
 from ioas.run.listener import Gone, Listener
 from ioas.run.machine import Machine
+from ioas.run.mmio.poll import Poller
 from ioas.run.mmio.service import Mmio, Mode
 from ioas.run.namespace import Mounts, prepare
 from ioas.run.numbers import FdRange, number_ranges
@@ -184,7 +185,8 @@ class Supervisor:
         quiet = QuietStops()
         tracer = Tracer(tracee_ended, self._reporter.bug, quiet, lambda: watcher.later(look))
         job.left_to_others = tracer.traces
-        mmio = Mmio(tracer, self._reporter.warn_once, stopped)
+        poller = Poller(self._reporter.explained, self._reporter.bug) if self._options.mmio == "poll" else None
+        mmio = Mmio(tracer, self._reporter.warn_once, stopped, poller)
         tracer.start()
         server = Server(
             self._machine,

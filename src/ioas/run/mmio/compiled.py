@@ -17,7 +17,7 @@ from pathlib import Path
 from ioas.run.mmio.bus import Inode, Windows
 from ioas.run.mmio.near import Near
 
-LIBRARY = Path(__file__).with_name("trap.so")
+LIBRARY = Path(__file__).with_name("native.so")
 SWITCH = "IOAS_COMPILED"
 _WORDS = 8
 _THREAD, _STATUS, _WINDOW, _OFFSET, _SIZE, _STORE, _VALUE, _NEAR = range(_WORDS)

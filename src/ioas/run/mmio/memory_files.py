@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ioas.host import File
@@ -47,7 +48,9 @@ class Mappable(Windows, File, Protocol):
 class MemoryFiles:
     """The files that stand for device files that have been mapped."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_forget: Callable[[File], None] | None = None) -> None:
+        """`on_forget` is told of files that are closed."""
+        self._on_forget = on_forget
         self.by_inode: dict[Inode, Mappable] = {}
         self._known: dict[File, dict[RamPages | None, _Known]] = {}
         self._fd = _check(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
@@ -81,6 +84,8 @@ class MemoryFiles:
             _libc.inotify_rm_watch(self._fd, known.watch)
             if pages is None:
                 os.close(known.fd)
+        if self._on_forget:
+            self._on_forget(file)
 
     def close(self) -> None:
         """Close what is left."""

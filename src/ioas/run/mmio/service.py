@@ -6,30 +6,42 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from errno import ENOMEM, EPERM
+from functools import partial
 from typing import Literal, TypeVar
 
 from ioas.errors import refuse
 from ioas.host import PAGE_SIZE
 from ioas.run.buffers import Piece
 from ioas.run.mmio.memory_files import Mappable, MemoryFiles
+from ioas.run.mmio.poll import Poller
 from ioas.run.mmio.traps import Traced, Traps
 from ioas.run.tracer import Busy, Tracer
 from ioas.soft.pci import RamPages
 from ioas.soft.vfio.mapped_memory import MemoryPart
 
 T = TypeVar("T")
-Mode = Literal["trap", "rw"]
-"""How BARs are offered: "trap": they can be mapped, and each load and store is carried out on the device; "rw": without
-the MMAP flag, by read(2) and write(2) alone."""
-MODES: tuple[Mode, ...] = ("trap", "rw")
+Mode = Literal["trap", "poll", "rw"]
+"""How BARs are offered: "trap": they can be mapped, and each load and store is carried out on the device; "poll": they
+are memory that is looked at all the time; "rw": without the MMAP flag, by read(2) and write(2) alone."""
+MODES: tuple[Mode, ...] = ("trap", "poll", "rw")
 
 
 class Mmio:
     """See the module."""
 
-    def __init__(self, tracer: Tracer, say: Callable[[str], None], stopped: Callable[[int, int], None]) -> None:
-        """Takes the tracer's `on_stop`. `say` is told what is not served; `stopped`: see `Traps`."""
-        self.files = MemoryFiles()
+    def __init__(
+        self,
+        tracer: Tracer,
+        say: Callable[[str], None],
+        stopped: Callable[[int, int], None],
+        poller: Poller | None = None,
+    ) -> None:
+        """Takes the tracer's `on_stop`. `say` is told what is not served; `stopped`: see `Traps`.
+
+        `poller`: serves the BARs that it can.
+        """
+        self._poller = poller
+        self.files = MemoryFiles(poller.forget if poller else None)
         self._say = say
         self._tracer = tracer
         self._traps = Traps(tracer, self.files.by_inode, say, stopped)
@@ -51,8 +63,10 @@ class Mmio:
             parts = self._have_room(lambda: file.memory(offset, -(-length // PAGE_SIZE) * PAGE_SIZE))
             pieces = [piece(part.start, part.length, part.offset, part.pages) for part in parts]
             if not _whole(parts, length):
-                self._trace(process)
-                pieces.insert(0, piece(0, length, offset, None))
+                image = self._have_room(partial(self._poller.image, file, offset)) if self._poller else None
+                if image is None:
+                    self._trace(process)
+                pieces.insert(0, piece(0, length, offset, image))
             yield pieces
 
     def _have_room(self, make: Callable[[], T]) -> T:
@@ -90,6 +104,8 @@ class Mmio:
         """Close everything; nobody is traced any more."""
         self._traps.close()
         self.files.close()
+        if self._poller:
+            self._poller.close()
 
 
 def _whole(parts: list[MemoryPart], length: int) -> bool:

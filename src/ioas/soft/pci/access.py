@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ioas.soft.pci.bars import ROM_INDEX, Bar, Rom
@@ -35,14 +37,37 @@ def write(function: Function, index: int, offset: int, data: bytes) -> None:
     """See `Function.bar_write`."""
     bar = function.bar(index)
     with function.lock:
-        if isinstance(bar, Rom) or not _decodes(function, bar, offset, len(data)):
+        if index == ROM_INDEX or not _decodes(function, bar, offset, len(data)):
             return
         if (msix := function.interrupts.msix) is not None and msix.covers(index, offset):
             msix.write(index, offset, data)
         elif function.rams and (found := _memory_at(function, index, offset, len(data))) is not None:
             found[:] = data
         elif not _tell_model(function, index, offset, data):
-            function.record(f"a write of {len(data)} bytes at {offset:#x} of BAR {index} found nothing that answers")
+            _unanswered(function, index, offset, len(data))
+
+
+def writer(function: Function, index: int, offset: int) -> Callable[[bytes], None]:
+    """`write` at one place, for who does it often: what does not change is asked here and not each time."""
+    msix = function.interrupts.msix
+    elsewhere = msix is not None and msix.covers(index, offset)
+    elsewhere = elsewhere or any(each.covers(index, offset, 1) for each in function.rams)
+    if elsewhere or index == ROM_INDEX or function.bar(index).is_io:
+        return partial(write, function, index, offset)
+    lock = function.lock
+
+    def write_here(data: bytes) -> None:
+        with lock:
+            if not function.memory_enabled:
+                write(function, index, offset, data)  # which says why it goes nowhere
+            elif not _tell_model(function, index, offset, data):
+                _unanswered(function, index, offset, len(data))
+
+    return write_here
+
+
+def _unanswered(function: Function, index: int, offset: int, length: int) -> None:
+    function.record(f"a write of {length} bytes at {offset:#x} of BAR {index} found nothing that answers")
 
 
 def _memory_at(function: Function, index: int, offset: int, length: int) -> memoryview | None:

@@ -61,11 +61,12 @@ class Bar:
         reset: int = 0,
         sizes: tuple[int, ...] | None = None,
         split: bool = True,
+        doorbell: bool = False,
     ) -> Register:
         """A register of the model in this window; see `Register`. Raises UsageError beyond the window."""
         if offset + width > self.size:
             raise UsageError(f"BAR {self.index}: register {offset:#x} lies outside of {self.size:#x} bytes")
-        return Register(self.index, offset, access, width, reset=reset, sizes=sizes, split=split)
+        return Register(self.index, offset, access, width, reset=reset, sizes=sizes, split=split, doorbell=doorbell)
 
     def memory(self, offset: int = 0, size: int | None = None) -> Ram:
         """Memory of the device in this window, by default all of it; see `Ram`.

@@ -35,7 +35,8 @@ class Register:
     Access: "RO" ignores writes; "RW" keeps what is written; "W1C" clears the bits written as one; "WO" reads as if
     nothing were there. `sizes` are the access sizes it answers to, in bytes (default: its width alone). With `split` a
     narrower access may start anywhere in the register and changes only its bytes; without, it starts at the register's
-    offset, and a narrower write is extended with zeros.
+    offset, and a narrower write is extended with zeros. A `doorbell` is one that a write sets something off by: where
+    BARs are polled (`ioas run --mmio poll`) it is watched, and what has been stored into the others goes before it.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Register:
         reset: int = 0,
         sizes: tuple[int, ...] | None = None,
         split: bool = True,
+        doorbell: bool = False,
     ) -> None:
         """Raises UsageError, naming the register, for a width, access or size that does not exist."""
         where = f"register {offset:#x} of BAR {bar}"
@@ -66,6 +68,7 @@ class Register:
         self.width = width
         self.initial = reset
         self.split = split
+        self.doorbell = doorbell
         self.name = ""
         self._mask = (1 << 8 * width) - 1
         self._read_hook: Callable[[Any], int] | None = None
@@ -118,7 +121,8 @@ class Register:
         """What software writes."""
         if self.access == "RO":
             return
-        value = self._widened(instance, offset, data)
+        whole = len(data) == self.width
+        value = int.from_bytes(data, "little") if whole else self._widened(instance, offset, data)
         if self._write_hook is not None:
             self._write_hook(instance, value)
         elif self.access == "W1C":
@@ -128,7 +132,7 @@ class Register:
 
     def _widened(self, instance: Function, offset: int, data: bytes) -> int:
         value = int.from_bytes(data, "little")
-        if len(data) == self.width or not self.split:
+        if not self.split:
             return value
         shift = 8 * (offset - self.offset)
         if self.access == "W1C":

@@ -49,6 +49,10 @@ class MappedMemory:
             self._mapped.append(pages)
             self._settle()
 
+    def remove(self, pages: RamPages) -> None:
+        """Nobody maps it any more."""
+        self._mapped.remove(pages)
+
     @contextmanager
     def settled(self) -> Iterator[None]:
         """While something is done that can change whether the device answers."""
