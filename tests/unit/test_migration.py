@@ -12,6 +12,7 @@ from typing import ClassVar
 import pytest
 
 from ioas.devices import edu
+from ioas.host import EventSource
 from ioas.soft.pci import Bar, Capability, Function, Migration, Msi, Pcie
 from ioas.uapi import vfio
 from tests.support.migration import (
@@ -249,6 +250,29 @@ def test_the_last_of_several_states_counts(client: Client) -> None:
         load(there, data, portion=11)
         change(there, RUNNING)
         assert there.bar(0) == 7
+
+
+def test_what_could_not_be_delivered_is_read_again(client: Client) -> None:
+    file = transfer(client, PRE_COPY)
+    assert isinstance(file, EventSource)
+    first = file.read(client.caller, 10, None)
+    second = file.read(client.caller, 10, None)
+    file.restore()
+    assert file.read(client.caller, 10, None) == second != first
+    _, initial, _ = precopy_info(client, file)
+    change(client, STOP_COPY)
+    assert len(read_all(client, file)) > initial
+
+
+def test_what_has_been_read_is_not_kept(client: Client) -> None:
+    file = transfer(client, PRE_COPY)
+    held = []
+    for count in range(1, 4):
+        file.read(client.caller, 1 << 20, None)
+        client.set_bar(0x00, count)
+        held.append(precopy_info(client, file)[2])
+    assert held == [held[0]] * 3
+    assert len(file._data) == 2 * held[0]
 
 
 def test_time_that_passes_is_no_change(client: Client, model: Counting) -> None:

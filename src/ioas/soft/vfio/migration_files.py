@@ -87,10 +87,11 @@ class SavingFile(TransferFile):
     def __init__(self, migration: DeviceMigration) -> None:
         super().__init__(migration)
         self._data = bytearray()
-        self._read = 0
+        """What has not been read, and before it what the last read gave."""
         self._taken = 0
+        """Bytes that the last read gave."""
         self._initial = 0
-        """Bytes from the start that count as initial."""
+        """How many of `_data` count as initial."""
         self._last = b""
         self._complete = False
         self._changed: list[Callable[[], None]] = []
@@ -114,7 +115,7 @@ class SavingFile(TransferFile):
 
     @property
     def _left(self) -> int:
-        return len(self._data) - self._read
+        return len(self._data) - self._taken
 
     def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
         """The next bytes; none at the end. Raises KernelError: ESPIPE, ENODEV; ENOMSG when it is no end for good."""
@@ -122,15 +123,15 @@ class SavingFile(TransferFile):
             self._check(offset)
             if not self._left and not self._complete and length:
                 raise refuse(ENOMSG, "the device runs, and has nothing more to tell now", "file", str(self))
-            data = bytes(self._data[self._read : self._read + length])
-            self._read += len(data)
+            del self._data[: self._taken]
+            self._initial = max(0, self._initial - self._taken)
+            data = bytes(self._data[:length])
             self._taken = len(data)
             return data
 
     def restore(self) -> None:
         """Put back what the last read took."""
         with self._lock:
-            self._read -= self._taken
             self._taken = 0
 
     def ioctl(self, caller: Caller, request: int, argument: int | Buffer) -> int:
@@ -151,8 +152,8 @@ class SavingFile(TransferFile):
 
     def _sizes(self) -> tuple[int, int]:
         """What is left of the initial bytes; else what has changed since, which can be read from now on."""
-        if self._read < self._initial:
-            return self._initial - self._read, 0
+        if self._taken < self._initial:
+            return self._initial - self._taken, 0
         if not self._left:
             state = self._migration.saved()
             if states.signature(state) != self._last:
@@ -176,7 +177,7 @@ class SavingFile(TransferFile):
         with self._lock:
             super().finish()
             self._data.clear()
-            self._read = self._taken = 0
+            self._taken = 0
             for callback in self._changed:
                 callback()
 
