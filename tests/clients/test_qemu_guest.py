@@ -15,8 +15,13 @@ from tests.clients.conftest import ADDRESS, EDU, Passthrough
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples/edu.c"
-IOMMUFD = ("-object", "iommufd,id=i")
-BY_IOMMUFD = f"vfio-pci,host={ADDRESS},iommufd=i"
+WAYS = pytest.mark.parametrize(
+    ("device", "backends"),
+    [
+        pytest.param(f"vfio-pci,host={ADDRESS},iommufd=i", ("-object", "iommufd,id=i"), id="iommufd"),
+        pytest.param(f"vfio-pci,host={ADDRESS}", (), id="container"),
+    ],
+)
 # lspci says more where libkmod is configured, which is no business of ours
 SCRIPT = 'lspci -n -s "$1" 2>/dev/null && lspci -v -n -s "$1" 2>/dev/null | grep driver && exec "$2" "$1" "$3"'
 
@@ -40,15 +45,19 @@ EXPECTED = [
 
 
 @pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "x-no-mmap"])
+@WAYS
 def test_a_linux_guest_finds_and_drives_the_device(
-    boot: Passthrough, compiled: Callable[[Path], Path], mapped: bool
+    boot: Passthrough, compiled: Callable[[Path], Path], device: str, backends: tuple[str, ...], mapped: bool
 ) -> None:
-    device = BY_IOMMUFD + ("" if mapped else ",x-no-mmap=on")
-    assert drive(boot, compiled(HERE / "edu_noiommu.c"), device, IOMMUFD) == EXPECTED
+    device += "" if mapped else ",x-no-mmap=on"
+    assert drive(boot, compiled(HERE / "edu_noiommu.c"), device, backends) == EXPECTED
 
 
-def test_an_iommu_in_the_guest_stops_the_device_there(boot: Passthrough, compiled: Callable[[Path], Path]) -> None:
-    lines = boot("iommu", BY_IOMMUFD, [str(compiled(EXAMPLE)), ADDRESS], IOMMUFD).splitlines()
+@WAYS
+def test_an_iommu_in_the_guest_stops_the_device_there(
+    boot: Passthrough, compiled: Callable[[Path], Path], device: str, backends: tuple[str, ...]
+) -> None:
+    lines = boot("iommu", device, [str(compiled(EXAMPLE)), ADDRESS], backends).splitlines()
 
     assert lines[1:] == [
         "identification 0x010000ed, alive",

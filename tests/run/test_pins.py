@@ -182,7 +182,7 @@ assert os.waitpid(child, 0)[1] == 0
     )
 
 
-def test_dma_follows_a_private_page_that_mremap_moves(run_as_anyone: Runner) -> None:
+def test_dma_follows_a_private_page_that_mremap_moves_and_not_its_old_address(run_as_anyone: Runner) -> None:
     passes(
         run_as_anyone,
         """
@@ -192,10 +192,14 @@ memory = private()
 memory[:4] = b"here"
 place = libc.mmap(None, 8192, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
 machine.map(address_of(memory), 4096)
-assert libc.mremap(address_of(memory), 4096, 4096, 3, place) == place
+old = address_of(memory)
+assert libc.mremap(old, 4096, 4096, 3, place) == place
+assert libc.mmap(old, 4096, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED, -1, 0) == old
+ctypes.memset(old, ord("N"), 4096)
 assert machine.read(4) == b"here"
 machine.write(b"there")
 assert ctypes.string_at(place, 5) == b"there"
+assert ctypes.string_at(old, 5) == b"NNNNN"
 """,
         "--strict",
     )
