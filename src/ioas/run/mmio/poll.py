@@ -145,8 +145,8 @@ class Poller:
         index = 0
         for function, watched in self._watched:
             with function.lock:
-                values = function.register_values
-                held = [values[cell.name] if cell.name else _ones(cell.place.width) for cell in watched]
+                values, alive = function.register_values, function.failure is None
+                held = [values[cell.name] if cell.name and alive else _ones(cell.place.width) for cell in watched]
             for value in held:
                 if value != known[index] and cells.publish(index, value):
                     known[index] = value
