@@ -90,12 +90,13 @@ class VfioGroup:
         if self.file is not None:
             raise refuse(EBUSY, "the group is open already, which it can be once", "group", self.name)
 
-    def set_container(self, caller: Caller, file: File | None) -> None:
-        """Give it a container, or an iommufd in its place (vfio_group_ioctl_set_container). None: a file of others.
+    def set_container(self, caller: Caller, fd: int) -> None:
+        """Give it the container of a descriptor, or an iommufd in its place (vfio_group_ioctl_set_container).
 
-        Raises KernelError: EINVAL when it has one, ENODEV without functions, EBADFD for another kind of file; and what
-        `Container.attach` and `create_compat_ioas` refuse.
+        Raises KernelError: EBADF; EINVAL when it has one, ENODEV without functions, EBADFD for another kind of file;
+        and what `Container.attach` and `create_compat_ioas` refuse.
         """
+        file = _file(caller, fd)
         if self.has_iommu:
             raise refuse(EINVAL, "the group is in a container already", "group", self.name)
         if self.gone:
@@ -111,7 +112,7 @@ class VfioGroup:
             file.get()
             self.iommufd = file
         else:
-            raise refuse(EBADFD, "the descriptor is neither a container nor an iommufd", "file", "container")
+            raise refuse(EBADFD, "the descriptor is neither a container nor an iommufd", "file", fd)
 
     def unset_container(self) -> None:
         """Take it out. Raises KernelError: EINVAL when it is in none, EBUSY while a device is open by way of it."""
@@ -219,7 +220,7 @@ class GroupFile(GroupProof):
         """VFIO_GROUP_SET_CONTAINER. Raises KernelError: EFAULT, EBADF, and as `VfioGroup.set_container`."""
         (fd,) = struct.unpack("i", argument.read(0, 4))
         with self._lock:
-            self.group.set_container(caller, _file(caller, fd))
+            self.group.set_container(caller, fd)
         return 0
 
     def unset_container(self, caller: Caller, argument: Argument) -> int:
