@@ -23,8 +23,8 @@ from ioas.host.local import LocalCaller
 from ioas.soft.host import SoftHost
 from ioas.soft.iommufd.commands import COMMANDS as IOMMUFD
 from ioas.soft.pci import Bar, Capability, Function, Msi, Msix, Pcie, PowerManagement
-from ioas.soft.vfio import Cdev
-from ioas.soft.vfio.commands import COMMANDS as VFIO
+from ioas.soft.vfio import Cdev, Container, DeviceFile, GroupFile
+from ioas.soft.vfio.commands import CDEV_COMMANDS as VFIO
 from ioas.uapi import iommufd, vfio
 from ioas.uapi.base import Struct
 from tests.support.models import Rich, Unresettable
@@ -107,8 +107,10 @@ class Storm:
         if dice < 0.02:
             if self.files.pop(fd, None) is not None:
                 self.caller.close_fd(fd)
-        elif dice < 0.15 and isinstance(file, Cdev):
+        elif dice < 0.15 and isinstance(file, DeviceFile):
             self.move(file, chance)
+        elif dice < 0.15 and isinstance(file, GroupFile):
+            self.join(file, chance)
         elif dice < 0.15:
             self.prepare(fd, file, chance)
         elif dice < 0.2:
@@ -137,6 +139,22 @@ class Storm:
                 attach = vfio.vfio_device_attach_iommufd_pt(argsz=12, pt_id=space.out_ioas_id)
                 device.ioctl(self.caller, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach)
 
+    def join(self, group: GroupFile, chance: random.Random) -> None:
+        """The same by a group: a container, or an iommufd in its place, memory mapped, a device given out."""
+        containers = [fd for fd, file in list(self.files.items()) if not isinstance(file, DeviceFile | GroupFile)]
+        fd = chance.choice([*containers, 99])
+        with contextlib.suppress(KernelError):
+            group.ioctl(self.caller, vfio.VFIO_GROUP_SET_CONTAINER, bytearray(fd.to_bytes(4, "little")))
+        with contextlib.suppress(KernelError):
+            self.caller.file(fd).ioctl(self.caller, vfio.VFIO_SET_IOMMU, chance.choice((1, 3)))
+        for iova in IOVAS[2:5]:
+            mapping = vfio.vfio_iommu_type1_dma_map(32, 3, chance.choice(self.addresses), iova, 8192)
+            with contextlib.suppress(KernelError):
+                self.caller.file(fd).ioctl(self.caller, vfio.VFIO_IOMMU_MAP_DMA, mapping)
+        name = bytearray(chance.choice(list(self.host.functions)).encode() + b"\0")
+        device = group.ioctl(self.caller, vfio.VFIO_GROUP_GET_DEVICE_FD, name)
+        self.files[device] = self.caller.file(device)
+
     def move(self, file: File, chance: random.Random) -> None:
         """Turn bus mastering and memory decoding on, and a mover starts to move."""
         file.write(self.caller, b"\6\0", CONFIG + 4)
@@ -161,7 +179,9 @@ class Storm:
 
     def command(self, file: File, chance: random.Random) -> None:
         """A request that the file knows with its own structure, fields from the pools."""
-        request, kind = chance.choice(_OF_DEVICES if isinstance(file, Cdev) else _OF_IOMMUFD)
+        tables = {DeviceFile: _OF_DEVICES, GroupFile: _OF_GROUPS, Container: _OF_CONTAINERS}
+        known = next((table for kind, table in tables.items() if isinstance(file, kind)), _OF_IOMMUFD)
+        request, kind = chance.choice(known)
         if kind is None:
             file.ioctl(self.caller, request, 0)
             return
@@ -174,6 +194,8 @@ class Storm:
             tail = b"".join(
                 chance.choice([*self.events, 99]).to_bytes(4, "little") for _ in range(min(command.count, 8))
             )
+        if kind in _WITH_BITMAP:
+            tail = _WITH_BITMAP[kind]
         if hasattr(command, "argsz"):
             command.argsz = ctypes.sizeof(kind) + len(tail)
         argument = bytearray(bytes(command) + tail)
@@ -184,12 +206,13 @@ class Storm:
 
     def field(self, name: str, kind: type[Struct], chance: random.Random) -> int:
         if name == "size":
-            return ctypes.sizeof(kind)
+            return chance.choice(LENGTHS) if hasattr(kind, "argsz") else ctypes.sizeof(kind)
         if "reserved" in name or name == "pad":
             return 0
         pools: dict[str, tuple[int, ...]] = {
             "iova": IOVAS,
             "length": LENGTHS,
+            "vaddr": (*self.addresses, self.addresses[0] + 8192, 0),
             "user_va": (*self.addresses, self.addresses[0] + 8192, 0),
             "fd": (*self.events, self.memfd, self.memfd, -1),
             "iommufd": tuple(self.files),
@@ -206,7 +229,12 @@ class Storm:
     def close(self) -> None:
         for fd in list(self.files):
             self.caller.close_fd(fd)
-        left = self.host.leaks(), self.caller.memory.pinned_pages, self.host.system.accounting.locked(os.getuid())
+        memory = self.caller.memory
+        left = (
+            self.host.leaks(),
+            memory.pinned_pages + memory.locked_pages,
+            self.host.system.accounting.locked(os.getuid()),
+        )
         owners = [group.owner for group in self.host.system.groups.values()]
         for address in self.addresses:
             self.caller.unregister(address)
@@ -245,6 +273,22 @@ def _often(table: dict[int, Any]) -> list[tuple[int, Any]]:
 
 
 _OF_IOMMUFD = _often(IOMMUFD)
+_OF_GROUPS: list[tuple[int, Any]] = [
+    (vfio.VFIO_GROUP_GET_STATUS, vfio.vfio_group_status),
+    (vfio.VFIO_GROUP_UNSET_CONTAINER, None),
+]
+_OF_CONTAINERS: list[tuple[int, Any]] = [
+    *[(vfio.VFIO_IOMMU_MAP_DMA, vfio.vfio_iommu_type1_dma_map)] * 6,
+    *[(vfio.VFIO_IOMMU_UNMAP_DMA, vfio.vfio_iommu_type1_dma_unmap)] * 4,
+    (vfio.VFIO_IOMMU_GET_INFO, vfio.vfio_iommu_type1_info),
+    (vfio.VFIO_IOMMU_DIRTY_PAGES, vfio.vfio_iommu_type1_dirty_bitmap),
+    (vfio.VFIO_CHECK_EXTENSION, None),
+]
+_WITH_BITMAP: dict[type[Struct], bytes] = {
+    vfio.vfio_iommu_type1_dma_unmap: bytes(vfio.vfio_bitmap(pgsize=4096, size=8)),
+    vfio.vfio_iommu_type1_dirty_bitmap: bytes(vfio.vfio_iommu_type1_dirty_bitmap_get(iova=IOVAS[2], size=1 << 15)),
+}
+"""What follows a structure where its flags want a bitmap; its address is 0, which is nobody's."""
 _OF_DEVICES = [*_often(VFIO), *[(vfio.VFIO_DEVICE_BIND_IOMMUFD, vfio.vfio_device_bind_iommufd)] * 6]
 
 
