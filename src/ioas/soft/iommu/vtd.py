@@ -1,7 +1,9 @@
 """Intel VT-d units: page tables, capability registers, and whose domains they can walk (drivers/iommu/intel, 7.3).
 
 In legacy mode there is the second stage only. In scalable mode 7.3 takes the first stage for everything that needs no
-second (`intel_iommu_domain_alloc_paging_flags`): one bit of IOVA less, and tables that look like a processor's.
+second (`intel_iommu_domain_alloc_paging_flags`): one bit of IOVA less, and tables that look like a processor's. (7.3.4
+behind QEMU's intel-iommu with x-scalable-mode and x-flts offers IOVA up to 2**47 - 1; behind one with aw-bits=39 it is
+asked in tests/kernel.)
 """
 
 from __future__ import annotations
