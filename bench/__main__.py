@@ -1,4 +1,4 @@
-"""``python -m bench [notify|mmio|mapping|bulk|programs|listing|guest ...]``: measure; a line each, budget, verdict."""
+"""``python -m bench [notify|mmio|mapping|bulk|programs|...]``: measure; a line each, with budget and verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.report import Line
 
 
 def _sections() -> dict[str, Callable[[], Iterator[Line]]]:
-    from bench import bulk, guest, listing, mapping, mmio, notify, programs
+    from bench import bulk, guest, interrupted, listing, mapping, mmio, notify, programs
 
     software = {
         "notify": notify.measure,
@@ -20,6 +20,7 @@ def _sections() -> dict[str, Callable[[], Iterator[Line]]]:
         "mapping": mapping.measure,
         "bulk": bulk.measure,
         "programs": programs.measure,
+        "interrupted": interrupted.measure,
     }
     return software | {"listing": listing.measure, "guest": guest.measure}
 

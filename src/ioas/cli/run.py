@@ -35,6 +35,7 @@ import click
     show_default=True,
     help="How programs reach BARs: each load and store trapped, or pages polled, or by read and write (docs/mmio.md).",
 )
+@click.option("--uninterrupted", is_flag=True, help="Have no signal interrupt a call, by tracing (docs/run.md).")
 @click.option("--check", is_flag=True, help="Say what this environment allows and what is degraded; run nothing.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM [ARGUMENT]...")
 def run(
@@ -50,6 +51,7 @@ def run(
     with_real: bool,
     no_namespace: bool,
     mmio: Literal["trap", "poll", "rw"],
+    uninterrupted: bool,
     check: bool,
     program: tuple[str, ...],
 ) -> int:
@@ -88,6 +90,7 @@ def run(
         namespace=not no_namespace,
         with_real=with_real,
         mmio=mmio,
+        uninterrupted=uninterrupted,
     )
     status = Supervisor(host, program, options, mask).run(environment)
     return end_like(status)

@@ -61,6 +61,8 @@ class Processes:
         self._shared = shared
         self._watch = watch
         self._unwatch = unwatch
+        self.joined: Callable[[int, int], None] = lambda process, thread: None
+        """Told of each thread, and its process, when it uses the machine for the first time, or again after execve."""
         self._transfer = Transfer()
         self._threads: OrderedDict[int, ProcessCaller] = OrderedDict()
         self._processes: dict[int, Process] = {}
@@ -126,6 +128,7 @@ class Processes:
         fds = os.open(f"/proc/{thread}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             process = self._process(int(read_status(thread)["Tgid"]), thread)
+            self.joined(process.number, thread)
         except BaseException:
             os.close(fds)
             raise

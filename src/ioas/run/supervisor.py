@@ -61,7 +61,8 @@ class Options:
     `explain`: report each refused call, DMA fault and pin by address on standard error. `refusals`: the file that takes
     each refused call as a line of JSON. `summary`: say at the end what was called. `namespace`: give the program a
     mount namespace of its own where that is allowed; `with_real`: let it see the real machine's devices as well.
-    `mmio`: how BARs are offered, see `ioas.run.mmio`. Strictness and granted capabilities are the machine's.
+    `mmio`: how BARs are offered, see `ioas.run.mmio`. `uninterrupted`: trace who uses the machine, so that no signal
+    ends a call that has not been received yet. Strictness and granted capabilities are the machine's.
     """
 
     explain: bool = False
@@ -70,6 +71,7 @@ class Options:
     namespace: bool = True
     with_real: bool = False
     mmio: Mode = "trap"
+    uninterrupted: bool = False
 
 
 class Supervisor:
@@ -202,6 +204,8 @@ class Supervisor:
             self._offer_mmio(mmio),
         )
         server.buffers.tracer, server.buffers.quiet = tracer, quiet
+        if self._options.uninterrupted:
+            server.processes.joined = mmio.follow
         watcher.watch(server.files.epoll.fileno(), released)
         watcher.watch(launched.channel.fileno(), executed)
         watcher.start()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOMEM, EPERM
 from functools import partial
 from typing import Literal, TypeVar
 
-from ioas.errors import refuse
+from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SIZE
 from ioas.run.buffers import Piece
 from ioas.run.mmio.memory_files import Mappable, MemoryFiles
@@ -23,6 +23,10 @@ T = TypeVar("T")
 Mode = Literal["trap", "poll", "rw"]
 """How BARs are offered: "trap": they can be mapped, and each load and store is carried out on the device; "poll": they
 are memory that is looked at all the time; "rw": without the MMAP flag, by read(2) and write(2) alone."""
+_FOR_BARS = (
+    "loads and stores on mapped BARs are served by tracing; `ioas run --mmio rw` offers BARs without the MMAP flag"
+)
+_FOR_CALLS = "its calls can be made again after a signal only by tracing"
 MODES: tuple[Mode, ...] = ("trap", "poll", "rw")
 
 
@@ -65,7 +69,7 @@ class Mmio:
             if not _whole(parts, length):
                 image = self._have_room(partial(self._poller.image, file, offset)) if self._poller else None
                 if image is None:
-                    self._trace(process)
+                    self._trace(process, _FOR_BARS)
                 pieces.insert(0, piece(0, length, offset, image))
             yield pieces
 
@@ -76,14 +80,20 @@ class Mmio:
             reason = f"no file can be made to be mapped: {error.strerror}"
             raise refuse(ENOMEM, reason, "limit", "/dev/shm") from error
 
-    def _trace(self, process: int) -> None:
+    def follow(self, process: int, thread: int) -> None:
+        """Trace a process, one of whose threads this is, so that its calls can be made again after a signal.
+
+        Where that is not possible it is said, and the process runs on without.
+        """
+        if not self._tracer.owns(thread):
+            with suppress(KernelError):
+                self._trace(process, _FOR_CALLS)
+
+    def _trace(self, process: int, purpose: str) -> None:
         try:
             self._traps.trace(process)
         except Traced as error:
-            reason = (
-                f"process {process} {error}, and loads and stores on mapped BARs are served by tracing; "
-                "`ioas run --mmio rw` offers BARs without the MMAP flag"
-            )
+            reason = f"process {process} {error}, and {purpose}"
         except Busy:
             reason = "the tracer does not answer"
         else:
