@@ -13,7 +13,7 @@ from ioas.soft.pci import Link, Text, Tree
 
 DISK, NETWORK = "0000:01:00.0", "0000:02:00.0"
 PORTS = {DISK: "0000:00:01.0", NETWORK: "0000:00:02.0"}
-CAP_48, CAP_39 = 0x2F << 16, 0x26 << 16
+CAP_48, CAP_39 = 0x2F << 16 | 0b100 << 8, 0x26 << 16 | 0b010 << 8
 ECAP_REMAPS = 1 << 3
 ACS = bytes(0x100) + (0x000D | 1 << 16).to_bytes(4, "little") + bytes([0, 0, 0x1D, 0]) + bytes(0xEF8)
 NO_ACS = bytes(0x1000)

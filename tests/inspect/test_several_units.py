@@ -10,6 +10,7 @@ import pytest
 
 from ioas.inspect import Case, Diagnosis, Wanted, diagnose, looked_at, take
 from ioas.inspect.machine import Machine
+from tests.inspect.describe import Pc
 from tests.support.lab import EDU
 
 MIXED = f"""
@@ -120,3 +121,32 @@ def test_a_device_that_firmware_has_left_out_is_told_so(tmp_path: Path) -> None:
         verdict, words, culprit = finding(ask(machine, 2), "IOMMU")
     assert (verdict, culprit) == ("no", "device 0000:02:00.0")
     assert "none is in front of this device" in words
+
+
+@pytest.mark.parametrize(
+    ("width", "levels", "bits"),
+    [
+        (39, 0b00010, 39),
+        (48, 0b00110, 48),
+        (48, 0b00010, 39),
+        (42, 0b00100, 42),
+        (57, 0b01100, 57),
+        (57, 0b00100, 48),
+        (52, 0b01000, 52),
+        (48, 0b00001, None),
+    ],
+)
+def test_width_and_levels_of_a_vtd_unit_both_limit_its_bits(width: int, levels: int, bits: int | None) -> None:
+    pc = Pc()
+    pc.unit("dmar7", width - 1 << 16 | levels << 8, 0)
+    (unit,) = [unit for unit in take(pc.machine()).units if unit.name == "dmar7"]
+    assert unit.bits == bits
+
+
+@pytest.mark.parametrize(("features", "bits"), [("0", 48), ("400", 57), ("800:0", 64), ("c00:0", None), ("x", None)])
+def test_an_amd_units_bits_are_those_of_its_levels(features: str, bits: int | None) -> None:
+    pc = Pc()
+    pc.texts("/sys/devices/pci0000:00/0000:00:00.2/iommu/ivhd7/amd-iommu", {"cap": "0", "features": features})
+    pc.link("/sys/class/iommu/ivhd7", "/sys/devices/pci0000:00/0000:00:00.2/iommu/ivhd7")
+    (unit,) = [unit for unit in take(pc.machine()).units if unit.name == "ivhd7"]
+    assert (unit.kind, unit.bits) == ("AMD-Vi", bits)

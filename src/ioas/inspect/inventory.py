@@ -125,16 +125,27 @@ def _link(device: PciDevice) -> str | None:
 def unit_of(unit: IommuUnit) -> Unit:
     """One IOMMU, from the registers that its driver shows.
 
-    VT-d specification 11.4.2 (MGAW) and 11.4.3 (IR); AMD 48882, extended feature register (HATS: levels beyond 4).
+    VT-d specification 11.4.2 (MGAW, SAGAW) and 11.4.3 (IR); AMD 48882, extended feature register (HATS: levels beyond
+    4; 3 stands for none).
     """
     cap, ecap = (_register(unit, name) for name in ("intel-iommu/cap", "intel-iommu/ecap"))
     if cap is not None:
-        bits, remaps = (cap >> 16 & 0x3F) + 1, None if ecap is None else bool(ecap >> 3 & 1)
-        return Unit(unit.name, "VT-d", bits, remaps)
+        remaps = None if ecap is None else bool(ecap >> 3 & 1)
+        return Unit(unit.name, "VT-d", _second_stage_bits(cap), remaps)
     if any(name.startswith("amd-iommu/") for name in unit.attributes):
         features = _register(unit, "amd-iommu/features")
-        return Unit(unit.name, "AMD-Vi", None if features is None else 48 + 9 * (features >> 10 & 3), None)
+        levels = 3 if features is None else features >> 10 & 3
+        return Unit(unit.name, "AMD-Vi", min(48 + 9 * levels, 64) if levels < 3 else None, None)
     return Unit(unit.name, "IOMMU", None, None)
+
+
+def _second_stage_bits(cap: int) -> int | None:
+    """What both the width and the levels of tables allow (compute_vasz_lg2_ss, 7.3)."""
+    width, levels = (cap >> 16 & 0x3F) + 1, cap >> 8 & 0x1F
+    for bits, bit in ((57, 3), (48, 2), (39, 1)):
+        if width > bits - 9 and levels >= 1 << bit:
+            return min(bits, width)
+    return None
 
 
 def has_first_stage(unit: IommuUnit) -> bool:
