@@ -44,7 +44,7 @@ def run(place: Path, command: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PATH": f"{TOOLS}:{os.environ['PATH']}",
-        "PYTHONPATH": str(place),
+        "PYTHONPATH": os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONWARNINGS": "error",
         "PYTEST_ADDOPTS": "-p no:cacheprovider --ioas-host=soft",
     }
