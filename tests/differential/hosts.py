@@ -25,10 +25,20 @@ _GRANTS = ("sys_resource", "ipc_lock", "sys_rawio", "sys_admin")
 _PATIENCE = 20
 """Seconds that a host has to end when it is asked to."""
 Answers = list[list[str]]
-_IN_PROCESS = ("space", "tables", "device", "group")
-_CONTAINERS = {"iommu": "vfio", "iommufd-container": "iommufd"}
-"""Who serves /dev/vfio/vfio in each variant of the guest."""
-_DEVICES = '[[device]]\nmodel = "edu"\n[[device]]\nmodel = "edu"\naddr = "0000:03:00.0"\n'
+_IN_PROCESS = ("space", "tables", "device", "group", "noiommu")
+_WITH_IOMMU = "[iommu]\nsnoop_control = false\n"
+_MACHINES = {
+    "iommu": f'[machine]\ncontainer = "vfio"\n{_WITH_IOMMU}',
+    "iommufd-container": f'[machine]\ncontainer = "iommufd"\n{_WITH_IOMMU}',
+    "noiommu": '[machine]\nunsafe_noiommu = true\n[iommu]\nkind = "none"\n',
+}
+"""Machines that are like the variants of the guest; QEMU's unit has no snoop control."""
+_EDU = '[[device]]\nmodel = "edu"\noptions = { dma_mask = 0xffffffffffffffff }\n'
+_DEVICES = {
+    variant: (_EDU if variant == "noiommu" else '[[device]]\nmodel = "edu"\n')
+    + '[[device]]\nmodel = "edu"\naddr = "0000:03:00.0"\n'
+    for variant in _MACHINES
+}
 """In the guest the second is another one, of which scripts use the group alone."""
 
 
@@ -38,8 +48,10 @@ def runs_in_process(script: Script) -> bool:
 
 
 def runs_supervised(script: Script) -> bool:
-    """Whether an `ioas run` of ours can answer: who is not root needs to be given the capability that limits end at."""
-    return script["limit"] is None or os.getuid() == 0
+    """Whether an `ioas run` of ours can answer: who is not root needs to be given the capabilities that limits end at,
+    and that scripts without an IOMMU give up.
+    """
+    return (script["limit"] is None and script["kind"] != "noiommu") or os.getuid() == 0
 
 
 class HostError(Exception):
@@ -145,17 +157,17 @@ def here() -> Host:
 
 
 def _machine(place: Path, variant: str) -> Path:
-    """A machine that is like a variant of the guest; QEMU's unit has no snoop control."""
+    """A machine that is like a variant of the guest."""
     machine = place / "machine.toml"
-    container = f'[machine]\ncontainer = "{_CONTAINERS[variant]}"\n'
-    machine.write_text(f"{container}[iommu]\nsnoop_control = false\n{_DEVICES}")
+    machine.write_text(_MACHINES[variant] + _DEVICES[variant])
     return machine
 
 
 def supervised(variant: str = "iommu") -> Host:
     """A program under `ioas run`, on a machine that is like a variant of the guest."""
     place = _place()
-    granted = [f"--cap={name}" for name in _GRANTS if name != "ipc_lock" or os.getuid()]
+    given_up = ("ipc_lock", "sys_rawio") if variant == "noiommu" else ("ipc_lock",)
+    granted = [f"--cap={name}" for name in _GRANTS if name not in given_up or os.getuid()]
     options = ["--iommufd-test", "--machine", str(_machine(place, variant)), *granted]
     command = [sys.executable, "-m", "ioas", "run", *options, "--", sys.executable, _SERVE, str(place)]
     return Host("ioas run", command, place, 300)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
-from tests.differential import device_steps, group_steps, memory_steps, space_steps, table_steps
+from tests.differential import device_steps, group_steps, memory_steps, noiommu_steps, space_steps, table_steps
 from tests.differential.arguments import Draw, Script, Step, World
 
 _STEPS_LEAST, _STEPS_MOST = 20, 110
@@ -45,9 +45,14 @@ KINDS: dict[str, tuple[int, Callable[[World], Makers]]] = {
     "device": (2, device_steps.weighted),
     "group": (4, group_steps.weighted),
     "container": (2, _container),
+    "noiommu": (1, noiommu_steps.weighted),
 }
 """Kinds of scripts: how many of each, and the steps that they are made of."""
-VARIANTS: dict[str, tuple[str, ...]] = {"iommu": tuple(KINDS), "iommufd-container": ("group", "container")}
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "iommu": tuple(kind for kind in KINDS if kind != "noiommu"),
+    "iommufd-container": ("group", "container"),
+    "noiommu": ("noiommu",),
+}
 """The kinds of scripts that are worth asking a variant of the guest."""
 _LIMITED = ("space", "group")
 """Kinds in which a limit of locked memory shows."""
@@ -56,6 +61,7 @@ _BEGINNINGS: dict[str, Callable[[World], list[Step]]] = {
     "tables": lambda world: table_steps.beginning(),
     "group": group_steps.beginning,
     "container": group_steps.beginning,
+    "noiommu": noiommu_steps.beginning,
 }
 
 

@@ -34,7 +34,8 @@ def place(world: World, who: int, fd: int) -> None:
     world.do(who, "pwrite", fd, _BAR.to_bytes(4, "little"), CONFIG + 0x10)
 
 
-def _register(world: World, who: int, fd: int, offset: int, value: int, size: str = "I") -> int:
+def register(world: World, who: int, fd: int, offset: int, value: int, size: str = "I") -> int:
+    """Write a register."""
     result: int = world.do(who, "pwrite", fd, struct.pack(f"<{size}", value), offset)
     return result
 
@@ -44,17 +45,17 @@ def _settle(world: World, who: int, target: Sequence[Any]) -> str:
     fd = world.fd(who, target)
     results = [
         world.do(who, "pwrite", fd, b"\x06\x00", CONFIG + 4),
-        _register(world, who, fd, _ACKNOWLEDGE, U32_MAX),
-        _register(world, who, fd, _LIVENESS, 0),
-        _register(world, who, fd, _STATUS, 0),
-        _register(world, who, fd, _FACTORIAL, 1),
+        register(world, who, fd, _ACKNOWLEDGE, U32_MAX),
+        register(world, who, fd, _LIVENESS, 0),
+        register(world, who, fd, _STATUS, 0),
+        register(world, who, fd, _FACTORIAL, 1),
     ]
-    _wait(world, who, fd, _STATUS)
-    results += [_register(world, who, fd, at, 0, "Q") for at in (_SOURCE, _DESTINATION, _COUNT, _COMMAND)]
+    wait(world, who, fd, _STATUS)
+    results += [register(world, who, fd, at, 0, "Q") for at in (_SOURCE, _DESTINATION, _COUNT, _COMMAND)]
     return " ".join(map(outcome, results))
 
 
-def _wait(world: World, who: int, fd: int, offset: int) -> bool:
+def wait(world: World, who: int, fd: int, offset: int) -> bool:
     """Wait until the lowest bit of a register is 0; whether it became that."""
     for _ in range(400):
         state = world.do(who, "pread", fd, 4, offset)
@@ -87,7 +88,7 @@ def _irqs(world: World, who: int, target: Sequence[Any], fields: Mapping[str, in
     fd, kind, action = world.fd(who, target), fields["flags"] & 7, fields["flags"] & 0x38
     wired = fields["index"] == 0 and kind == _DATA_EVENTFD and action == _ACTION_TRIGGER
     # An interrupt controller of QEMU's loses a level that is there before its input is set up.
-    if wired and _register(world, who, fd, _ACKNOWLEDGE, U32_MAX) < 0:
+    if wired and register(world, who, fd, _ACKNOWLEDGE, U32_MAX) < 0:
         return "no access to registers"
     if kind != _DATA_EVENTFD:
         tail = bytes(data)
@@ -128,9 +129,9 @@ def _dma(world: World, who: int, target: Sequence[Any], iova: int, length: int) 
     """Write the device's buffer, which is all zeros, to IOVA; memory afterwards."""
     fd = world.fd(who, target)
     for offset, value in ((_SOURCE, _BUFFER), (_DESTINATION, iova), (_COUNT, length), (_COMMAND, 3)):
-        if (result := _register(world, who, fd, offset, value, "Q")) < 0:
+        if (result := register(world, who, fd, offset, value, "Q")) < 0:
             return outcome(result)
-    return f"done {memory.look(world, who)}" if _wait(world, who, fd, _COMMAND) else "still busy"
+    return f"done {memory.look(world, who)}" if wait(world, who, fd, _COMMAND) else "still busy"
 
 
 VERBS = {

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from executor.objects import Context, OpenFile
 from questions.calls import outcome, shown
-from questions.shapes import DEVICE
 
 if TYPE_CHECKING:
     from executor.world import World
 
-_NODES = {"iommufd": "/dev/iommu", "vfio": DEVICE, "container": "/dev/vfio/vfio"}
+_NODES = {"iommufd": "/dev/iommu", "container": "/dev/vfio/vfio"}
 _GROUPS = {"group": "0000:01:00.0", "other": "0000:03:00.0"}
 """Groups by a device of theirs."""
 _CONTEXTS = ("iommufd", "container")
@@ -22,7 +21,10 @@ _EVENTS_LENGTH = 4096
 
 def _open(world: World, who: int, kind: str) -> str:
     bdf = _GROUPS.get(kind)
-    fd: int = world.do(who, "open", _NODES[kind]) if bdf is None else world.do(who, "open_group", bdf)
+    if bdf is not None:
+        fd: int = world.do(who, "open_group", bdf)
+    else:
+        fd = world.do(who, "open_cdev") if kind == "vfio" else world.do(who, "open", _NODES[kind])
     if fd >= 0:
         world.files.add(OpenFile(kind, fd, {who}, Context() if kind in _CONTEXTS else None))
     return outcome(min(fd, 0))

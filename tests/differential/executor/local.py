@@ -38,10 +38,21 @@ def write_sites(directory: Path) -> None:
     (directory / "sites").write_text(json.dumps(_sites))
 
 
+class Caller(LocalCaller):
+    """The process with every capability but those that it has given up."""
+
+    def __init__(self) -> None:
+        super().__init__(Capability)
+        self.lost: set[Capability] = set()
+
+    def capable(self, capability: Capability) -> bool:
+        return capability not in self.lost
+
+
 class LocalSystem(System):
     """System calls whose files are a software host's."""
 
-    def __init__(self, host: SoftHost, caller: LocalCaller) -> None:
+    def __init__(self, host: SoftHost, caller: Caller) -> None:
         super().__init__()
         self._host = host
         self._caller = caller
@@ -51,6 +62,14 @@ class LocalSystem(System):
 
     def readlink(self, path: str) -> str:
         return self._host.tree.readlink(path)
+
+    def has(self, path: str) -> bool:
+        return path in self._host.nodes
+
+    def set_capability(self, number: int, has: bool) -> int:
+        lost = self._caller.lost
+        (lost.discard if has else lost.add)(Capability(number))
+        return 0
 
     def locked(self) -> str:
         memory = self._caller.memory
@@ -88,7 +107,7 @@ def _attempt(call: Callable[[], int]) -> int:
 
 def run_locally(script: dict, machine: str) -> list[str]:
     """The answers to one script, on a machine of this file; a line more when something is left."""
-    caller = LocalCaller(Capability)
+    caller = Caller()
     with SoftHost(machine=machine, iommufd_test=True) as host:
         system = LocalSystem(host, caller)
         world = World(system)

@@ -73,8 +73,8 @@ def _call(
     """A request. `how` may give it another `size`, bytes behind it (`tail`), a place (`at`), `reserved` fields."""
     shape, how = SHAPES[name], how or {}
     file = world.files.find(who, *target)
-    context = _context(world, who, file, fields)
-    values = {key: _value(world, who, context, value) for key, value in fields.items()}
+    context = context_of(world, who, file, fields)
+    values = {key: value_of(world, who, context, value) for key, value in fields.items()}
     if shape in _COMPARES and _is_private(values["uptr"], values["length"]):
         return "private memory"
     if "reserved" in how:
@@ -98,14 +98,14 @@ def _call(
     return " ".join([outcome(result), *_changed(old, new), *tail, *_written(world, who, shape)])
 
 
-def _context(world: World, who: int, file: OpenFile | None, fields: Mapping[str, Any]) -> Context:
+def context_of(world: World, who: int, file: OpenFile | None, fields: Mapping[str, Any]) -> Context:
     """The objects that ids in a request are of."""
     if isinstance(fields.get("iommufd"), list):
         file = world.files.find(who, *fields["iommufd"]) or file
     return file.context if file and file.context else Context()
 
 
-def _value(world: World, who: int, context: Context, value: Any) -> int:
+def value_of(world: World, who: int, context: Context, value: Any) -> int:
     if isinstance(value, int):
         return value
     kind, index, *more = value

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 
 from questions.calls import MEMORY, PAGE, map_memory, pread, pwrite, raw_ioctl, unmap_memory
+from questions.shapes import DEVICE
 
 PAGES = 32
 """Pages of memory for DMA, at `MEMORY`: first shared ones, then those of a file, then private ones."""
@@ -65,13 +66,31 @@ class System:
         """open(2) for reading and writing."""
         return _attempt(os.open, path, os.O_RDWR | os.O_CLOEXEC)
 
+    def open_cdev(self) -> int:
+        """open(2) of the device's own node, whose name says whether it has an IOMMU."""
+        return self.open(DEVICE if self.has(DEVICE) else DEVICE.replace("vfio0", "noiommu-vfio0"))
+
     def open_group(self, bdf: str) -> int:
-        """open(2) of the group of a device."""
-        return self.open(f"/dev/vfio/{os.path.basename(self.readlink(f'/sys/bus/pci/devices/{bdf}/iommu_group'))}")
+        """open(2) of the group of a device, whose name says the same."""
+        number = os.path.basename(self.readlink(f"/sys/bus/pci/devices/{bdf}/iommu_group"))
+        path = f"/dev/vfio/{number}"
+        return self.open(path if self.has(path) else f"/dev/vfio/noiommu-{number}")
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a node."""
+        return os.path.exists(path)
 
     def readlink(self, path: str) -> str:
         """readlink(2)."""
         return os.readlink(path)
+
+    def set_capability(self, number: int, has: bool) -> int:
+        """Put a capability that the process may have into its effective set, or take it out."""
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        sets = (ctypes.c_uint32 * 6)()
+        _libc.capget(header, sets)
+        sets[0] = sets[0] | 1 << number if has else sets[0] & ~(1 << number)
+        return _result(_libc.capset(header, sets))
 
     def locked(self) -> str:
         """Locked and pinned memory in pages, as /proc shows it."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from executor import device, files, groups, memory, requests
+from executor import device, files, groups, memory, noiommu, requests
 from executor.children import Child
 from executor.objects import NO_FILE, Files, OpenFile
 from executor.system import (
@@ -114,6 +114,7 @@ VERBS: dict[str, Callable[..., str]] = {
     **memory.VERBS,
     **device.VERBS,
     **groups.VERBS,
+    **noiommu.VERBS,
     "fork": _fork,
     "exit": _exit,
 }
