@@ -1,6 +1,6 @@
 /* The client of bench/mmio.py: loads and stores on a mapped BAR, each timed, alone and from two threads at once.
  *
- * Knows nothing of ioas, like any program. Prints "name nanoseconds" lines, medians over N accesses each; and with the
+ * Knows nothing of ioas, like any program. Prints "name nanoseconds" lines, medians over N accesses each and one mean; and with the
  * argument "other", how long a computation that does not touch the BAR takes once it has been mapped.
  */
 #include <fcntl.h>
@@ -43,7 +43,7 @@ static void map(void) {
 }
 
 struct medians {
-	long load, store;
+	long load, store, mean;
 };
 
 static void *measure(void *to) {
@@ -56,6 +56,9 @@ static void *measure(void *to) {
 	}
 	qsort(samples, N, sizeof *samples, by_size);
 	medians->load = samples[N / 2];
+	medians->mean = 0;
+	for (int i = 0; i < N; i++)
+		medians->mean += samples[i] / N;
 	for (int i = 0; i < N; i++) {
 		long start = now();
 		bar[1] = i;
@@ -95,5 +98,6 @@ int main(int argc, char **argv) {
 		pthread_join(threads[i], NULL);
 	printf("load %ld\nstore %ld\n", one.load, one.store);
 	printf("load_two %ld\nstore_two %ld\n", (two[0].load + two[1].load) / 2, (two[0].store + two[1].store) / 2);
+	printf("load_two_mean %ld\n", (two[0].mean + two[1].mean) / 2);
 	return 0;
 }

@@ -24,8 +24,8 @@ def map_bar() -> mmap.mmap:
     return mmap.mmap(device, 1 << 20)
 
 
-def measure(bar: mmap.mmap, results: list[tuple[float, float]]) -> None:
-    """Median nanoseconds of a load and of a store."""
+def measure(bar: mmap.mmap, results: list[tuple[float, float, float]]) -> None:
+    """Median nanoseconds of a load and of a store, and the mean of loads."""
     first, second = ctypes.c_uint32.from_buffer(bar, 0), ctypes.c_uint32.from_buffer(bar, 4)
     loads, stores = [], []
     for turn in range(N):
@@ -35,7 +35,7 @@ def measure(bar: mmap.mmap, results: list[tuple[float, float]]) -> None:
         start = time.perf_counter_ns()
         second.value = turn
         stores.append(time.perf_counter_ns() - start)
-    results.append((statistics.median(loads), statistics.median(stores)))
+    results.append((statistics.median(loads), statistics.median(stores), statistics.mean(loads)))
 
 
 def compute() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     if sys.argv[1:]:
         compute()
         return
-    results: list[tuple[float, float]] = []
+    results: list[tuple[float, float, float]] = []
     measure(bar, results)
     threads = [threading.Thread(target=measure, args=(bar, results)) for _ in range(2)]
     for thread in threads:
@@ -64,6 +64,8 @@ def main() -> None:
     for name, values in (("", results[:1]), ("_two", results[1:])):
         load, store = (statistics.mean(each[index] for each in values) for index in (0, 1))
         sys.stdout.write(f"load{name} {int(load)}\nstore{name} {int(store)}\n")
+    mean = statistics.mean(each[2] for each in results[1:])
+    sys.stdout.write(f"load_two_mean {int(mean)}\n")
 
 
 if __name__ == "__main__":

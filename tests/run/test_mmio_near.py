@@ -14,7 +14,8 @@ from tests.run.test_signals import running
 HEAD = """
 import ctypes, os, signal, threading, time
 from mmio import Device, word
-bar = Device().map(4096)
+device = Device()
+bar = device.map(4096)
 def access(count=3000):
     for _ in range(count):
         word(bar + 4).value
@@ -132,3 +133,42 @@ def test_a_stop_of_an_untraced_program_beside_a_traced_one_stops_the_job(run: Ru
         os.killpg(process.pid, signal.SIGCONT)
         assert process.stdout is not None
         assert process.stdout.readline().strip() == b"on"
+
+
+def test_a_thread_that_pauses_or_ends_in_its_turn_holds_nobody_up(run: Runner) -> None:
+    source = """
+wrong = []
+def work(number):
+    for burst in range(8):
+        for _ in range(200 + 37 * number):
+            if word(bar).value != 0x10000ed:
+                wrong.append(number)
+        if number % 2:
+            time.sleep(0.01)
+threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(wrong)
+"""
+    assert output(run, source) == "[]\n"
+
+
+def test_what_else_is_asked_of_threads_goes_on_while_others_take_turns(run: Runner) -> None:
+    source = """
+from mmio import unmap
+stop, counts = threading.Event(), [0, 0]
+def work(number):
+    while not stop.is_set():
+        counts[number] += word(bar).value == 0x10000ed
+threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+[thread.start() for thread in threads]
+for _ in range(30):
+    at = device.map(4096)
+    if word(at).value != 0x10000ed:
+        raise ValueError
+    unmap(at, 4096)
+stop.set()
+[thread.join() for thread in threads]
+print(all(counts))
+"""
+    assert output(run, source) == "True\n"

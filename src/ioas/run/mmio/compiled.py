@@ -14,6 +14,7 @@ from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
 
+from ioas.run.jobs import NUDGE
 from ioas.run.mmio.bus import Inode, Windows
 from ioas.run.mmio.near import Near
 
@@ -67,6 +68,7 @@ class Accesses:
         self._words = memoryview(self._state).cast("B")[: 8 * _WORDS].cast("q")
         self._values = memoryview(self._state).cast("B")[: 8 * _WORDS].cast("Q")
         self._at = ctypes.byref(self._state)
+        compiled.trap_set_nudge(self._at, NUDGE)
         self._next, self._go_on = compiled.trap_next, compiled.trap_go_on
         self._compiled = compiled
         self._finish = compiled.trap_finish

@@ -195,7 +195,7 @@ def _ones(width: int) -> int:
 def _store(cell: _Cell) -> Callable[[int], None]:
     """Gives the model what software has stored, in the widest accesses that the register takes."""
     offset, whole, width = cell.place.offset, cell.place.width, cell.width
-    writers = [access.writer(cell.function, cell.bar, offset + at) for at in range(0, whole, width)]
+    writers = [access.writer(cell.function, cell.bar, offset + at, width) for at in range(0, whole, width)]
     write = writers[0]
 
     def at_once(value: int) -> None:

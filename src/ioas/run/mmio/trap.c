@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -25,6 +26,8 @@ enum {
 	PAGE = 4096,
 	REGISTERS = 27,
 	RIP = 16,
+	TURN = 8,           /* accesses of one thread while another one waits */
+	PATIENCE = 200000,  /* nanoseconds for which that one waits at most for the next of them */
 	PROCMAP_QUERY = 0xC0686611, /* include/uapi/linux/fs.h */
 };
 
@@ -66,6 +69,10 @@ struct state {
 	struct trap trap;
 	uint64_t regs[REGISTERS], windows;
 	const struct move *move;
+	int turn, left;         /* whose turn it is, and how many accesses it has left */
+	int waiting, status;    /* who waits for it to end, and how wait(2) has found that one */
+	int nudge, has_timer;   /* the signal that interrupts a wait */
+	int timer;
 	struct window window[WINDOWS];
 	struct thread thread[THREADS];
 	struct move moves[MOVES];
@@ -88,6 +95,8 @@ static struct move *slot(struct state *state, const uint8_t *code) {
 
 /* Bytes that ioas.run.mmio.compiled asks for. */
 uint64_t trap_size(void) { return sizeof(struct state); }
+
+void trap_set_nudge(struct state *state, int number) { state->nudge = number; }
 
 void trap_learn_window(struct state *state, uint64_t index, uint64_t device, uint64_t inode) {
 	if (index < WINDOWS) {
@@ -188,10 +197,52 @@ int trap_finish(struct state *state) {
 	return poke(thread, RIP, state->regs[RIP] + move->length) ? -1 : 0;
 }
 
+static int is_kept(const struct state *state, int id) {
+	const struct thread *thread = state->thread + id % THREADS;
+	return thread->id == id && thread->near;
+}
+
+/* Have a wait of this thread interrupted after PATIENCE. */
+static int set_alarm(struct state *state) {
+	struct itimerspec when = {.it_value.tv_nsec = PATIENCE};
+	struct sigevent event = {.sigev_signo = state->nudge, .sigev_notify = SIGEV_THREAD_ID};
+	event._sigev_un._tid = gettid();
+	if (!state->has_timer && syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &state->timer) < 0)
+		return -1;
+	state->has_timer = 1;
+	return syscall(SYS_timer_settime, state->timer, 0, &when, NULL);
+}
+
+/* Wait for any thread. One that accesses the device again and again has TURN accesses before another such one is served:
+ * both run where we are, so the other one would gain nothing, and a sequence of accesses is over in half the time.
+ */
+static int wait_by_turns(struct state *state, int *status) {
+	int found = 0;
+	if (!state->waiting) {
+		found = wait4(-1, status, __WALL | __WNOTHREAD, NULL);
+		if (found < 0)
+			return found;
+		if (found == state->turn || state->left <= 0 || *status != (SIGBUS << 8 | 0x7F) || !is_kept(state, found) ||
+		    !is_kept(state, state->turn) || set_alarm(state) < 0) {
+			if (found != state->turn)
+				state->turn = found, state->left = TURN;
+			state->left--;
+			return found;
+		}
+		state->waiting = found, state->status = *status;
+	}
+	if (state->left-- > 0 && (found = wait4(state->turn, status, __WALL | __WNOTHREAD, NULL)) > 0)
+		return found;
+	found = state->turn = state->waiting;
+	*status = state->status;
+	state->waiting = 0, state->left = TURN - 1;
+	return found;
+}
+
 /* The next thing that happens: ACCESS, OTHER (trap.thread and trap.status tell what), or minus an errno. */
 int trap_next(struct state *state) {
 	int status;
-	int found = wait4(-1, &status, __WALL | __WNOTHREAD, NULL);
+	int found = wait_by_turns(state, &status);
 	if (found < 0)
 		return -errno;
 	state->trap.thread = found, state->trap.status = status;

@@ -26,11 +26,14 @@ def read(function: Function, index: int, offset: int, length: int) -> bytes:
         if function.rams and (found := _memory_at(function, index, offset, length)) is not None:
             return found.tobytes()
         answer = _ask_model(function, index, offset, length)
-    if answer is None:
-        if function.failure is None:
-            function.record(f"a read of {length} bytes at {offset:#x} of BAR {index} found nothing that answers")
-        return b"\xff" * length
-    return answer
+    return _ones(function, index, offset, length) if answer is None else answer
+
+
+def _ones(function: Function, index: int, offset: int, length: int) -> bytes:
+    """What a read finds that nothing has answered."""
+    if function.failure is None:
+        function.record(f"a read of {length} bytes at {offset:#x} of BAR {index} found nothing that answers")
+    return b"\xff" * length
 
 
 def write(function: Function, index: int, offset: int, data: bytes) -> None:
@@ -47,12 +50,25 @@ def write(function: Function, index: int, offset: int, data: bytes) -> None:
             _unanswered(function, index, offset, len(data))
 
 
-def writer(function: Function, index: int, offset: int) -> Callable[[bytes], None]:
-    """`write` at one place, for who does it often: what does not change is asked here and not each time."""
-    msix = function.interrupts.msix
-    elsewhere = msix is not None and msix.covers(index, offset)
-    elsewhere = elsewhere or any(each.covers(index, offset, 1) for each in function.rams)
-    if elsewhere or index == ROM_INDEX or function.bar(index).is_io:
+def reader(function: Function, index: int, offset: int, length: int) -> Callable[[], bytes]:
+    """`read` at one place, for who does it often: what does not change is asked here and not each time."""
+    if not _is_models(function, index, offset, length):
+        return partial(read, function, index, offset, length)
+    lock = function.lock
+
+    def read_here() -> bytes:
+        with lock:
+            if not function.memory_enabled:
+                return read(function, index, offset, length)  # which says why it goes nowhere
+            answer = _ask_model(function, index, offset, length)
+        return _ones(function, index, offset, length) if answer is None else answer
+
+    return read_here
+
+
+def writer(function: Function, index: int, offset: int, length: int) -> Callable[[bytes], None]:
+    """The same for `write`, of `length` bytes."""
+    if not _is_models(function, index, offset, length):
         return partial(write, function, index, offset)
     lock = function.lock
 
@@ -61,9 +77,20 @@ def writer(function: Function, index: int, offset: int) -> Callable[[bytes], Non
             if not function.memory_enabled:
                 write(function, index, offset, data)  # which says why it goes nowhere
             elif not _tell_model(function, index, offset, data):
-                _unanswered(function, index, offset, len(data))
+                _unanswered(function, index, offset, length)
 
     return write_here
+
+
+def _is_models(function: Function, index: int, offset: int, length: int) -> bool:
+    """Whether those bytes of BAR `index` are the model's alone."""
+    bar = function.bar(index)
+    if index == ROM_INDEX or bar.is_io or not 0 <= offset <= bar.size - length:
+        return False
+    msix = function.interrupts.msix
+    return not (msix and msix.covers(index, offset)) and not any(
+        each.touches(index, offset, offset + length) for each in function.rams
+    )
 
 
 def _unanswered(function: Function, index: int, offset: int, length: int) -> None:

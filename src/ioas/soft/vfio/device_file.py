@@ -10,7 +10,7 @@ import os
 import select
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from errno import EACCES, EBADF, EINVAL
 from mmap import MAP_SHARED, PROT_WRITE
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ioas.errors import refuse
 from ioas.host import Caller
+from ioas.soft.pci import access
 from ioas.soft.vfio import regions
 from ioas.soft.vfio.argument import Argument
 from ioas.soft.vfio.commands import COMMANDS, NOT_BOUND, Command, dispatch
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ioas.soft.vfio.device import VfioDevice
+
+
+_PREPARED = 1024
+_Prepared = tuple[Callable[[], bytes], Callable[[bytes], None]]
+"""A load and a store at one place."""
 
 
 class DeviceFile(ABC):
@@ -47,6 +53,7 @@ class DeviceFile(ABC):
         """O_RDONLY, O_WRONLY or O_RDWR."""
         self._position = 0
         self._closed = False
+        self._prepared: dict[tuple[int, int], _Prepared] = {}
         device.files += 1
 
     @property
@@ -117,15 +124,25 @@ class DeviceFile(ABC):
         with self.device.lock:
             if not (self.bound and self.device.answers_mappings):
                 return None
-            return self.device.function.bar_read(offset >> regions.OFFSET_SHIFT, offset & regions.OFFSET_MASK, length)
+            prepared = self._prepared.get((offset, length)) or self._prepare(offset, length)
+            return prepared[0]()
 
     def store(self, offset: int, data: bytes) -> bool:
         """A store through a mapping; False where `answers` is."""
         with self.device.lock:
             if not (self.bound and self.device.answers_mappings):
                 return False
-            self.device.function.bar_write(offset >> regions.OFFSET_SHIFT, offset & regions.OFFSET_MASK, data)
+            prepared = self._prepared.get((offset, len(data))) or self._prepare(offset, len(data))
+            prepared[1](data)
         return True
+
+    def _prepare(self, offset: int, length: int) -> _Prepared:
+        """How to make such an access, for the next time as well: programs come back to the same registers."""
+        place = self.device.function, offset >> regions.OFFSET_SHIFT, offset & regions.OFFSET_MASK, length
+        if len(self._prepared) >= _PREPARED:
+            self._prepared.clear()
+        prepared = self._prepared[offset, length] = access.reader(*place), access.writer(*place)
+        return prepared
 
     def poll(self, caller: Caller) -> int:
         """A device file has no poll operation: it is always ready."""
