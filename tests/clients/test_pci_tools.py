@@ -55,6 +55,13 @@ def test_setpci_reads_registers(run: Runner, pci_tools: Mapping[str, str]) -> No
     assert output(run, pci_tools, *words).split() == [*EDU.split(":"), "10"]
 
 
+@NAMESPACES
+def test_setpci_writes_registers(run: Runner, pci_tools: Mapping[str, str], options: tuple[str, ...]) -> None:
+    script = "setpci -s $1 COMMAND; setpci -s $1 COMMAND=4:4; setpci -s $1 COMMAND"
+
+    assert output(run, pci_tools, "sh", "-ec", script, "sh", ADDRESS, options=options).split() == ["0103", "0107"]
+
+
 def test_dpdk_devbind_takes_the_device_from_vfio_and_gives_it_back(
     run: Runner, pci_tools: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -167,3 +167,32 @@ assert (os.lseek(fd, 0, 1), os.lseek(fd, 0, 2), os.lseek(fd, 1, 0)) == (12, 4096
 """,
         options,
     )
+
+
+@options
+def test_configuration_space_is_written_where_and_as_far_as_it_can_be(
+    run_as_anyone: Runner, options: list[str]
+) -> None:
+    """As far as the device lets it: its identity stays. Who has the device open sees what has become of it."""
+    passes(
+        run_as_anyone,
+        """
+machine = Machine()
+fd = os.open(f"{device}/config", os.O_RDWR)
+assert os.pread(fd, 4, 0) == bytes.fromhex("3412e811")
+assert os.pwrite(fd, bytes.fromhex("ffffffff0201"), 0) == 6
+assert os.pread(fd, 6, 0) == bytes.fromhex("3412e8110201")
+assert os.lseek(fd, 4, 0) == 4 and os.write(fd, bytes.fromhex("0701")) == 2 and os.lseek(fd, 0, 1) == 6
+assert open(f"{device}/config", "rb").read(6).hex() == "3412e8110701"
+assert os.pwrite(fd, bytes(4), 254) == 2
+for end in (256, 4096):
+    try:
+        os.pwrite(fd, b"x", end)
+    except OSError as error:
+        assert error.errno == errno.EFBIG, error
+    else:
+        raise AssertionError
+machine.close()
+""",
+        options,
+    )

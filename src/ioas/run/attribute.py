@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-from errno import EINVAL, ENODEV, ENOTTY
+from collections.abc import Callable
+from errno import EFBIG, EINVAL, ENODEV, ENOTTY
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
@@ -50,10 +51,12 @@ class AttributeFile:
         return self._position
 
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
-        """One write is one command, as in the kernel.
+        """One write is one command, as in the kernel; a binary file takes the bytes where they are meant for.
 
         Raises KernelError with the errno of the machine's answer, Pending when its effect has to be waited for.
         """
+        if self._node.store is not None:
+            return self._store(self._node.store, data, self._position if offset is None else offset, offset is None)
         if self._node.write is None:
             raise refuse(EINVAL, "nothing can be written there", "file", "attribute of /sys")
         if offset is None:
@@ -68,6 +71,16 @@ class AttributeFile:
             reason = error.strerror or "the machine does not take this value"
             raise refuse(error.errno or EINVAL, reason, "field", data[:_SHOWN].decode(errors="replace")) from error
         return len(data)
+
+    def _store(self, store: Callable[[int, bytes], None], data: bytes, start: int, moves: bool) -> int:
+        """Follows sysfs_kf_bin_write (fs/sysfs/file.c): EFBIG behind the end, and no more than fits."""
+        room = len(self._node.read()) - start
+        if room <= 0:
+            raise refuse(EFBIG, "the file ends before", "field", "offset")
+        store(start, data[:room])
+        if moves:
+            self._position += len(data[:room])
+        return len(data[:room])
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
         """ENODEV: texts cannot be mapped."""

@@ -110,7 +110,7 @@ def _open_text(server: Server, call: Call, path: str, node: Text, flags: int) ->
     if flags & os.O_ACCMODE == os.O_RDONLY or flags & os.O_PATH:
         return _let_open(server, call, server.stage.text(path, node), flags)
     caller = server.caller(call)
-    if caller is None or node.write is None:
+    if caller is None or not node.writable:
         raise refuse(EACCES, "nothing can be written there on this machine", "file", path)
     return server.answer_with(call, caller, AttributeFile(node), path, bool(flags & os.O_CLOEXEC))
 

@@ -15,8 +15,9 @@ _LINKS_FOLLOWED = 40
 
 @dataclass(slots=True)
 class Text:
-    """A file: fixed bytes or a callable that gives them now; `write` takes what is written to it.
+    """A file: fixed bytes or a callable that gives them now; `write` takes what is written to it, a command.
 
+    `store` makes it a binary file: bytes are written to it at an offset within its length.
     `size` is what stat(2) shows where that is not the length of the contents (a BAR's resource file).
     """
 
@@ -24,6 +25,12 @@ class Text:
     mode: int = 0o444
     write: Callable[[bytes], None] | None = None
     size: int | None = None
+    store: Callable[[int, bytes], None] | None = None
+
+    @property
+    def writable(self) -> bool:
+        """Whether anything becomes of what is written to it."""
+        return self.write is not None or self.store is not None
 
     def read(self) -> bytes:
         """The contents now."""

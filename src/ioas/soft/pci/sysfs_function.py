@@ -170,7 +170,7 @@ def _uevent_pairs(function: Function, driver: str | None) -> Mapping[str, str]:
 
 def _add_configuration(tree: Tree, path: str, function: Function) -> None:
     config = function.config
-    tree.add(f"{path}/config", Text(lambda: config.read(0, config.size), 0o644))
+    tree.add(f"{path}/config", Text(lambda: config.read(0, config.size), 0o644, store=config.write))
 
 
 def _add_resources(tree: Tree, path: str, function: Function) -> None:
