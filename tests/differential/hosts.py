@@ -25,7 +25,7 @@ _GRANTS = ("sys_resource", "ipc_lock", "sys_rawio", "sys_admin")
 _PATIENCE = 20
 """Seconds that a host has to end when it is asked to."""
 Answers = list[list[str]]
-_IN_PROCESS = ("space", "tables", "device", "group", "noiommu")
+_IN_PROCESS = ("space", "tables", "compat", "device", "group", "noiommu")
 _WITH_IOMMU = "[iommu]\nsnoop_control = false\n"
 _MACHINES = {
     "iommu": f'[machine]\ncontainer = "vfio"\n{_WITH_IOMMU}',

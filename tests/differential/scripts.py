@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
-from tests.differential import device_steps, group_steps, memory_steps, noiommu_steps, space_steps, table_steps
+from tests.differential import (
+    compat_steps,
+    device_steps,
+    group_steps,
+    memory_steps,
+    noiommu_steps,
+    space_steps,
+    table_steps,
+)
 from tests.differential.arguments import Draw, Script, Step, World
 
 _STEPS_LEAST, _STEPS_MOST = 20, 110
@@ -23,6 +31,10 @@ Makers = list[tuple[int, Callable[[World], Step]]]
 
 def _tables(world: World) -> Makers:
     return space_steps.weighted(world) + table_steps.weighted(world) * 2
+
+
+def _compat(world: World) -> Makers:
+    return compat_steps.weighted(world) + space_steps.weighted(world)
 
 
 def _memory(world: World) -> Makers:
@@ -43,6 +55,7 @@ KINDS: dict[str, tuple[int, Callable[[World], Makers]]] = {
     "memory": (3, _memory),
     "processes": (2, _processes),
     "device": (2, device_steps.weighted),
+    "compat": (2, _compat),
     "group": (4, group_steps.weighted),
     "container": (2, _container),
     "noiommu": (1, noiommu_steps.weighted),
@@ -59,6 +72,7 @@ _LIMITED = ("space", "group")
 _BEGINNINGS: dict[str, Callable[[World], list[Step]]] = {
     "device": lambda world: device_steps.beginning(),
     "tables": lambda world: table_steps.beginning(),
+    "compat": compat_steps.beginning,
     "group": group_steps.beginning,
     "container": group_steps.beginning,
     "noiommu": noiommu_steps.beginning,

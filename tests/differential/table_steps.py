@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.differential.arguments import BASE, PAGE, SCRATCH, U32_MAX, Step, World
+from tests.differential.arguments import BASE, MEMORY, PAGE, SCRATCH, U32_MAX, ULONG_MAX, Step, World
 
 Make = Callable[[World], Step]
 _NEST_PARENT, _DIRTY_TRACKING, _FAULT_ID_VALID, _PASID = 1, 2, 4, 8
@@ -66,28 +66,41 @@ def _range(world: World) -> dict[str, object]:
     return {"iova": BASE + PAGE * world.number(0, 7), "length": PAGE * world.number(1, 8)}
 
 
+def _far(world: World) -> dict[str, object]:
+    """Now and then a range at the end of IOVA, or of an odd length."""
+    if world.percent(94):
+        return _range(world)
+    return {"iova": world.choose((ULONG_MAX, -PAGE & ULONG_MAX)), "length": world.choose((PAGE, 2 * PAGE, 0, 1 << 40))}
+
+
 def _get_dirty(world: World) -> Step:
     place = {"page_size": world.choose((2048, 2048, PAGE, PAGE, 3, 0, 1 << 20)), "data": SCRATCH}
     flags = world.choose((0, 0, 1, 2))
     return world.call(
-        _FILE, "GET_DIRTY", hwpt_id=world.id("tracking", "tracking", "table"), flags=flags, **_range(world), **place
+        _FILE, "GET_DIRTY", hwpt_id=world.id("tracking", "tracking", "table"), flags=flags, **_far(world), **place
     )
 
 
 def _make_dirty(world: World) -> Step:
     place = {"page_size": world.choose((2048, PAGE, PAGE, 3)), "uptr": SCRATCH}
     return world.call(
-        _FILE, "DIRTY", op=13, id=world.id("tracking", "tracking", "table"), flags=0, **_range(world), **place
+        _FILE, "DIRTY", op=13, id=world.id("tracking", "tracking", "table"), flags=0, **_far(world), **place
     )
 
 
 def _lists(world: World) -> Step:
-    return [0, "lists", [world.choose((0, 1, 0xFF, U32_MAX, (1 << 64) - 1, 0xBADBEEF, 1 << 32)) for _ in range(4)]]
+    pool = (0, 1, 0xFF, U32_MAX, (1 << 64) - 1, 0xBADBEEF, 1 << 32, 1 << 32, 2 << 32, 3, 4, 4 << 32, 1 << 32 | 1)
+    return [0, "lists", [world.choose(pool) for _ in range(4)]]
 
 
 def _invalidate(world: World) -> Step:
-    data = {"data_uptr": SCRATCH, "data_type": world.choose((_TABLE_ENTRY, _TABLE_ENTRY, 0, 0xDADBEEF))}
-    sizes = {"entry_len": world.choose((8, 8, 8, 12, 12, 4, 0)), "entry_num": world.choose((0, 1, 1, 2, 3))}
+    place = SCRATCH if world.percent(97) else 0
+    data = {"data_uptr": place, "data_type": world.choose((_TABLE_ENTRY, _TABLE_ENTRY, _TABLE_ENTRY, 0, 0xDADBEEF))}
+    lengths = (8, 8, 8, 12, 12, 12, 4, 0, 16, PAGE, PAGE + 1)
+    sizes = {
+        "entry_len": world.choose(lengths),
+        "entry_num": world.choose((0, 1, 1, 1, 2, 3, 1 << 19, (1 << 19) + 1)),
+    }
     return world.call(_FILE, "INVALIDATE", hwpt_id=world.id("nested", "nested", "viommu", "table"), **data, **sizes)
 
 
@@ -110,12 +123,14 @@ def _check_cache(world: World) -> Step:
 
 def _pasid(world: World) -> Step:
     op = world.choose((18, 18, 19, 20, 21))
-    fields = {"pasid": world.choose((1, 1, 2, 100, 0, 1024, 1 << 20)), "pt_id": world.id("ioas", "table", "nested")}
+    tables = world.id("ioas", "table", "nested", "compatible", "compatible", "compatible")
+    fields = {"pasid": world.choose((1, 1, 2, 100, 0, 1024, 1024, 1 << 20)), "pt_id": tables}
     return world.call(_FILE, "PASID", op=op, id=world.id("mock"), **fields)
 
 
 def _replace(world: World) -> Step:
-    return world.call(_FILE, "REPLACE", op=10, id=world.id("mock"), pt_id=world.id("ioas", "table", "nested"))
+    tables = world.id("ioas", "table", "nested", "compatible")
+    return world.call(_FILE, "REPLACE", op=10, id=world.id("mock"), pt_id=tables)
 
 
 def _mock(world: World) -> Step:
@@ -137,11 +152,18 @@ def _trigger_request(world: World) -> Step:
 
 
 def _events(world: World) -> Step:
-    return [0, "events", world.number(0, 2)]
+    return [0, "events", world.number(0, 2), world.choose((4096, 4096, 40, 48, 80, 39, 0, 8, 12, 7, 20))]
 
 
 def _respond(world: World) -> Step:
-    return [0, "respond", world.number(0, 2), world.number(0, 2), world.choose((0, 1, 2))]
+    return [
+        0,
+        "respond",
+        world.number(0, 2),
+        world.number(0, 2),
+        world.choose((0, 1, 2)),
+        world.choose((8, 8, 8, 16, 4)),
+    ]
 
 
 def _viommu(world: World) -> Step:
@@ -150,7 +172,7 @@ def _viommu(world: World) -> Step:
         "dev_id": world.id("device"),
         "hwpt_id": world.id("parent", "parent", "parent", "table"),
     }
-    data = {"data_len": world.choose((0, 0, 24, 4)), "data_uptr": SCRATCH + PAGE}
+    data = {"data_len": world.choose((0, 24, 24, 4)), "data_uptr": SCRATCH + PAGE}
     return world.call(_FILE, "VIOMMU_ALLOC", **fields, **data, flags=1 if world.percent(5) else 0)
 
 
@@ -169,10 +191,43 @@ def _veventq(world: World) -> Step:
 
 
 def _queue(world: World) -> Step:
-    fields = {"type": world.choose((_QUEUE, _QUEUE, 0)), "index": world.choose((0, 0, 1, 2))}
+    fields = {"type": world.choose((_QUEUE, _QUEUE, _QUEUE, 0, 1)), "index": world.choose((0, 0, 0, 1, 1, 2))}
     mapping = world.mapping()
-    place = {"nesting_parent_iova": mapping.iova(), "length": mapping.length()}
-    return world.call(_FILE, "HW_QUEUE_ALLOC", viommu_id=world.id("viommu"), **fields, **place)
+    place: dict[str, object] = {"nesting_parent_iova": mapping.iova(), "length": world.choose((PAGE, 8, 4 * PAGE))}
+    if world.percent(20):
+        place = _far(world)
+        place["nesting_parent_iova"] = place.pop("iova")
+    flags = 1 if world.percent(5) else 0
+    return world.call(_FILE, "HW_QUEUE_ALLOC", viommu_id=world.id("viommu"), flags=flags, **fields, **place)
+
+
+def _contiguous(world: World) -> Step:
+    """Memory of one page in a nesting parent, fit for a queue."""
+    fields = {"ioas_id": ["ioas", 0], "flags": 7, "user_va": MEMORY + PAGE * world.page(), "length": PAGE}
+    return world.call(_FILE, "MAP", **fields, iova=BASE + PAGE * world.number(0, 7))
+
+
+def _window(world: World) -> Step:
+    """What a vIOMMU lets the program map."""
+    offset = world.choose((PAGE, PAGE, PAGE, 3 * PAGE, 2 * PAGE, 0))
+    length = world.choose((2 * PAGE, 2 * PAGE, 2 * PAGE, PAGE, 4 * PAGE))
+    return [0, "window", "iommufd", offset, length, world.choose((1, 3, 3, 1, 5)), world.choose((1, 1, 1, 1, 2))]
+
+
+def _hw_info(world: World) -> Step:
+    fields = {"dev_id": world.id("device"), "data_uptr": SCRATCH, "data_len": world.choose((0, 8, 8, 64))}
+    kinds = {"flags": world.choose((1, 1, 0)), "in_data_type": world.choose((0, 1, 0xFEEDBEEF, 0xFEEDBEF0))}
+    return world.call(_FILE, "GET_HW_INFO", **fields, **kinds)
+
+
+def _change_process(world: World) -> Step:
+    return world.call(_FILE, "CHANGE_PROCESS")
+
+
+def _physical(world: World) -> Step:
+    mapping = world.mapping()
+    place = {"ioas_id": mapping.space(), "iova": mapping.iova(), "length": mapping.length()}
+    return world.call(_FILE, "GET_PA", **place, flags=1 if world.percent(5) else 0)
 
 
 def _trigger_event(world: World) -> Step:
@@ -226,7 +281,12 @@ def weighted(world: World) -> list[tuple[int, Make]]:
         (6, _viommu),
         (5, _vdevice),
         (4, _veventq),
-        (3, _queue),
+        (5, _queue),
+        (3, _contiguous),
+        (3, _window),
+        (2, _hw_info),
+        (1, _change_process),
+        (2, _physical),
         (3, _trigger_event),
         (5, _destroy),
         (3, _dma_buf),

@@ -39,14 +39,20 @@ def _close(world: World, who: int, kind: str, index: int) -> str:
     return outcome(result)
 
 
-def _events(world: World, who: int, index: int) -> str:
+def _events(world: World, who: int, index: int, length: int = _EVENTS_LENGTH) -> str:
     """What a queue of events has to say."""
-    return shown(world.do(who, "read_events", world.fd(who, ["events", index]), _EVENTS_LENGTH))
+    return shown(world.do(who, "read_events", world.fd(who, ["events", index]), length))
 
 
-def _respond(world: World, who: int, index: int, cookie: int, code: int) -> str:
-    """Answer a page request."""
-    return outcome(world.do(who, "write_events", world.fd(who, ["events", index]), struct.pack("<II", cookie, code)))
+def _respond(world: World, who: int, index: int, cookie: int, code: int, length: int = 8) -> str:
+    """Answer a page request, or so many bytes of an answer that is given twice."""
+    answer = struct.pack("<II", cookie, code) * 2
+    return outcome(world.do(who, "write_events", world.fd(who, ["events", index]), answer[:length]))
 
 
-VERBS = {"open": _open, "close": _close, "events": _events, "respond": _respond}
+def _window(world: World, who: int, kind: str, offset: int, length: int, protection: int, flags: int) -> str:
+    """Map a part of a file, and look at what is there."""
+    return shown(world.do(who, "look_through", world.fd(who, [kind, 0]), offset, length, protection, flags))
+
+
+VERBS = {"open": _open, "close": _close, "events": _events, "respond": _respond, "window": _window}

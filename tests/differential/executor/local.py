@@ -93,6 +93,13 @@ class LocalSystem(System):
     def write_events(self, fd: int, data: bytes) -> int:
         return _attempt(lambda: self._caller.file(fd).write(self._caller, data, None))
 
+    def look_through(self, fd: int, offset: int, length: int, protection: int, flags: int) -> bytes | int:
+        return _attempt(lambda: self._see(fd, offset, length, protection, flags))
+
+    def _see(self, fd: int, offset: int, length: int, protection: int, flags: int) -> bytes:
+        memory = self._caller.file(fd).mmap(self._caller, length, protection, flags, offset)
+        return os.pread(memory, 16, offset)
+
     def _events(self, fd: int, length: int) -> bytes:
         file = self._caller.file(fd)
         return file.read(self._caller, length, None) if file.poll(self._caller) & select.POLLIN else b""

@@ -57,7 +57,7 @@ _MEMORY_CHANGED = {shapes.ACCESS_RW, shapes.IOVA_RANGES}
 _COMPARES = {shapes.ACCESS_PAGES, shapes.CHECK_MAP}
 """Calls that compare pages with those at an address. A host in user space cannot tell private pages from each other."""
 _PLACES = {"null": 0, "nowhere": NOWHERE, "kernel": 0xFFFF_8880_0000_0000}
-_NEST_PARENT, _DIRTY_TRACKING = 1, 2
+_NEST_PARENT, _DIRTY_TRACKING, _PASID = 1, 2, 8
 _PINS_MAX = 12
 _EIO = 5
 
@@ -167,6 +167,8 @@ def _remember_table(context: Context, new: Mapping[str, int]) -> None:
         context.add("parent", new["out_hwpt_id"])
     if new["flags"] & _DIRTY_TRACKING:
         context.add("tracking", new["out_hwpt_id"])
+    if new["flags"] & _PASID:
+        context.add("compatible", new["out_hwpt_id"])
     if new["data_type"]:
         context.add("nested", new["out_hwpt_id"])
 

@@ -24,6 +24,8 @@ SCRATCH = MEMORY + (64 << 20)
 SCRATCH_PAGES = 4
 ARGUMENT = MEMORY + (96 << 20)
 """Where structures stand: a page, and nothing behind."""
+WINDOW, WINDOW_LENGTH = MEMORY + (112 << 20), 1 << 20
+"""Where files are mapped to be looked at."""
 FILE_SHARED = 1
 """MAP_SHARED of a file."""
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
@@ -155,6 +157,13 @@ class System:
         """munmap(2) and mmap(2) in its place: 0, or an error."""
         unmap_memory(address, length)
         return min(map_memory(length, address, protection, flags, fd, offset), 0)
+
+    def look_through(self, fd: int, offset: int, length: int, protection: int, flags: int) -> bytes | int:
+        """mmap(2) of a file that cannot be read: what stands there, or an error."""
+        result = self.map(WINDOW, length, protection, flags, fd, offset)
+        found = self.load(WINDOW, 16) if result >= 0 else result
+        unmap_memory(WINDOW, WINDOW_LENGTH)
+        return found
 
     def unmap(self, address: int, length: int) -> int:
         """munmap(2)."""
