@@ -216,7 +216,7 @@ def _window(world: World) -> Step:
 
 def _hw_info(world: World) -> Step:
     fields = {"dev_id": world.id("device"), "data_uptr": SCRATCH, "data_len": world.choose((0, 8, 8, 64))}
-    kinds = {"flags": world.choose((1, 1, 0)), "in_data_type": world.choose((0, 1, 0xFEEDBEEF, 0xFEEDBEF0))}
+    kinds = {"flags": world.choose((1, 1, 0)), "data_type": world.choose((0, 1, 0xFEEDBEEF, 0xFEEDBEF0))}
     return world.call(_FILE, "GET_HW_INFO", **fields, **kinds)
 
 

@@ -32,6 +32,7 @@ class Machine:
         self.requesters: list[Requester] = []
         for number, unit in enumerate((vtd_unit(system, scalable=True), vtd_unit(system, "dmar1"), amd_unit(system))):
             self._plug(unit, number)
+        self.requesters.append(Requester(system, "0000:09:00.0", None, None))
         self.devices: list[Device] = []
         self.rams = [Ram(_LARGE, order=9), Ram(16), Ram(16)]
         self.callers = [FakeCaller(), FakeCaller((), memlock=64 * 4096)]
@@ -47,6 +48,7 @@ class Machine:
         for function in range(2 if not number else 1):
             requester = Requester(self.system, f"0000:0{number + 1}:00.{function}", unit, group)
             requester.page_requests = not number
+            requester.max_pasid_log2 = 20 if not number else 0
             self.requesters.append(requester)
 
     def _furnish(self, caller: FakeCaller) -> None:

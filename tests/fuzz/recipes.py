@@ -306,6 +306,15 @@ def options(machine: Machine, values: Values) -> None:
     make(machine, values, uapi.IOMMU_OPTION, uapi.iommu_option(), **fields)
 
 
+def physical(machine: Machine, values: Values) -> None:
+    """Where memory is, as a program without an IOMMU asks."""
+    found = any_area(values)
+    if found is not None:
+        ioas, area = found
+        fields = {"ioas_id": ioas.id, "iova": area.start, "length": values.choose((PAGE, area.length, 1))}
+        make(machine, values, uapi.IOMMU_IOAS_NOIOMMU_GET_PA, uapi.iommu_ioas_noiommu_get_pa(), **fields)
+
+
 def destroy(machine: Machine, values: Values) -> None:
     """Some object."""
     known = [entry.id for entry in machine.context.objects]
@@ -332,6 +341,7 @@ RECIPES: tuple[tuple[int, Recipe], ...] = (
     (3, mock),
     (2, space),
     (3, destroy),
+    (1, physical),
     (2, options),
 )
 """Recipes, and how often each comes."""

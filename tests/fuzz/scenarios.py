@@ -6,7 +6,7 @@ from contextlib import suppress
 from ctypes import sizeof
 
 from ioas.errors import KernelError
-from ioas.soft.iommufd.device import Device
+from ioas.soft.iommufd import Device, bind_device
 from ioas.soft.iommufd.eventq import EventFile
 from ioas.soft.iommufd.fault import FaultQueue
 from ioas.soft.iommufd.ioas import Ioas
@@ -69,6 +69,23 @@ def page_faults(machine: Machine, values: Values) -> None:
                 file.write(machine.caller, b"".join(map(bytes, answers)), None)
 
 
+def without_iommu(machine: Machine, values: Values) -> None:
+    """All at once: the device without an IOMMU, attached to a space with memory, and where that is."""
+    requester = machine.requesters[-1]
+    if not any(device.requester is requester for device in machine.devices):
+        machine.devices.append(bind_device(machine.context, requester))
+    device = next(device for device in machine.devices if device.requester is requester)
+    if device.context is machine.context:
+        made = uapi.iommu_ioas_alloc()
+        make(machine, values, uapi.IOMMU_IOAS_ALLOC, made)
+        with suppress(KernelError):
+            device.attach(made.out_ioas_id)
+        fields = {"ioas_id": made.out_ioas_id, "flags": 7, "user_va": machine.data, "length": 4 * PAGE}
+        make(machine, values, uapi.IOMMU_IOAS_MAP, uapi.iommu_ioas_map(), **fields, iova=APERTURE)
+        fields = {"ioas_id": made.out_ioas_id, "iova": APERTURE + values.choose((0, 5, PAGE)), "length": 2 * PAGE}
+        make(machine, values, uapi.IOMMU_IOAS_NOIOMMU_GET_PA, uapi.iommu_ioas_noiommu_get_pa(), **fields)
+
+
 def first_stage(machine: Machine, values: Values) -> None:
     """All at once: a first stage of the program's own under a device of the machine, which reads through it."""
     requester = machine.requesters[0]
@@ -112,5 +129,11 @@ def type1(machine: Machine, values: Values) -> None:
     machine.ioctl(vfio_uapi.VFIO_IOMMU_UNMAP_DMA, part)
 
 
-SCENARIOS: tuple[tuple[int, Recipe], ...] = ((4, behind), (3, page_faults), (2, first_stage), (2, type1))
+SCENARIOS: tuple[tuple[int, Recipe], ...] = (
+    (4, behind),
+    (3, page_faults),
+    (2, first_stage),
+    (2, without_iommu),
+    (2, type1),
+)
 """Scenarios, and how often each comes."""

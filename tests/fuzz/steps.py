@@ -7,7 +7,7 @@ from ctypes import sizeof
 from random import Random
 
 from ioas.soft.iommu.formats import x86fs
-from ioas.soft.iommufd import Device
+from ioas.soft.iommufd import Device, bind_device
 from ioas.soft.iommufd.eventq import EventFile
 from ioas.soft.iommufd.mock_commands import TEST_COMMANDS
 from ioas.uapi import iommufd as uapi, iommufd_test as test_uapi, vfio as vfio_uapi
@@ -221,7 +221,7 @@ def other_caller(machine: Machine, values: Values) -> None:
 def bind(machine: Machine, values: Values) -> None:
     """Bind a device of the machine to the iommufd."""
     machine.calls += 1
-    machine.devices.append(Device.bind(machine.context, values.choose(machine.requesters)))
+    machine.devices.append(bind_device(machine.context, values.choose(machine.requesters)))
 
 
 def attach(machine: Machine, values: Values) -> None:

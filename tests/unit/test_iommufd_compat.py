@@ -225,6 +225,21 @@ def test_the_whole_range_of_a_cut_area_is_gone_from_the_device_and_the_rest_is_n
     assert reachable == [page for page in range(512) if not 100 <= page < 112]
 
 
+def test_room_is_found_after_an_area_was_cut_that_placement_had_not_looked_at(empty: Container) -> None:
+    ioas = empty.alloc()
+    empty.call(
+        iommufd_uapi.IOMMU_VFIO_IOAS,
+        iommufd_uapi.iommu_vfio_ioas(op=iommufd_uapi.IOMMU_VFIO_IOAS_SET, ioas_id=ioas),
+    )
+    empty.by_value(uapi.VFIO_SET_IOMMU, uapi.VFIO_TYPE1_IOMMU)
+    memory = empty.caller.memory.map(8)
+    first = empty.map(ioas, memory, PAGE)
+    empty.map_dma(first + PAGE, 4 * PAGE, memory)
+    assert empty.unmap_dma(first + PAGE, 2 * PAGE) == 2 * PAGE
+    assert empty.map(ioas, memory, PAGE) == first + PAGE
+    assert empty.map(ioas, memory, 2 * PAGE) == first + 5 * PAGE
+
+
 def test_a_pinned_area_is_not_cut(container: Container, buffer: int) -> None:
     container.by_value(uapi.VFIO_SET_IOMMU, uapi.VFIO_TYPE1_IOMMU)
     container.map_dma(MOCK, 8 * PAGE, buffer)

@@ -56,6 +56,17 @@ class Tracked:
         return {bit for bit in range(size * 8) if bits >> bit & 1}
 
 
+@pytest.mark.parametrize("iova", [(1 << 64) - PAGE, 1 << 63])
+def test_pages_marked_beyond_all_tables_count_and_are_passed_over(iova: int) -> None:
+    tracked = Tracked()
+    tracked.track()
+    tracked.iommufd.caller.memory.write(tracked.place, b"\xff")
+    dirty = {"iova": iova, "length": 2 * PAGE, "page_size": PAGE, "uptr": tracked.place}
+    done = tracked.iommufd.test(test_uapi.IOMMU_TEST_OP_DIRTY, tracked.table, dirty=dirty)
+    assert done.dirty.out_nr_dirty == 2
+    assert tracked.read() == set()
+
+
 def test_written_pages_are_reported_once() -> None:
     tracked = Tracked()
     tracked.track()

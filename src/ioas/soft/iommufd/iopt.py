@@ -373,6 +373,7 @@ class IoPagetable:
         self.areas.remove(area)
         self.areas.add(left)
         self.areas.add(right)
+        self.room.forget_gaps()  # it may have heard of the whole area, and not yet looked at it
 
 
 def end_of_range(iova: int, length: int) -> int:

@@ -30,7 +30,10 @@ def dirty(call: Call[iommu_test_cmd]) -> None:
 
 
 def _mark(call: Call[iommu_test_cmd], bits: bytes, pages: int) -> int:
-    """Mark the pages; return how many bits were set. An address with nothing mapped counts, and is passed over."""
+    """Mark the pages; return how many bits were set. An address with nothing mapped counts, and is passed over.
+
+    Addresses wrap as the kernel's do.
+    """
     import numpy as np
 
     from ioas.soft.iommu.dirty import mark
@@ -38,6 +41,8 @@ def _mark(call: Call[iommu_test_cmd], bits: bytes, pages: int) -> int:
     asked = call.command.dirty
     chosen = np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=pages, bitorder="little"))
     domain = call.context.objects.get(call.command.id, PagingTable).domain
+    addresses = np.uint64(asked.iova) + chosen.astype(np.uint64) * np.uint64(asked.page_size)
+    inside = addresses[addresses <= np.uint64(domain.geometry.last)]
     with domain.iotlb.lock:
-        mark(domain.table, asked.iova + chosen * asked.page_size)
+        mark(domain.table, np.sort(inside.astype(np.int64)))
     return len(chosen)
