@@ -31,7 +31,7 @@ class VtdFirstStage(FirstStage, UserDomain):
         """Follows intel_nested_cache_invalidate_user."""
         kind = IOMMU_HWPT_INVALIDATE_DATA_VTD_S1
         if array.kind != kind:
-            raise refuse(EINVAL, f"data_type {array.kind:#x} is not {kind}, invalidations of VTD_S1", "field", "data_type")
+            raise refuse(EINVAL, f"data_type {array.kind:#x} is not that of VTD_S1, {kind}", "field", "data_type")
         for index in range(array.count):
             entry = array.entry(index, kind, iommu_hwpt_vtd_s1_invalidate, "__reserved")
             _check(entry)
