@@ -108,5 +108,8 @@ def test_a_machine_says_who_serves_the_node() -> None:
         assert "vfio" not in host.tree.listdir("/sys/class/misc")
     with SoftHost(container="iommufd") as host:
         assert NODE in host.nodes
+        assert "vfio_iommu_type1" not in host.tree.listdir("/sys/module")
+    with SoftHost() as host:
+        assert "vfio_iommu_type1" in host.tree.listdir("/sys/module")
     with pytest.raises(UsageError, match="vfio, iommufd, none"):
         SoftHost(container="type1")

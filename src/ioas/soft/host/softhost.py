@@ -227,6 +227,8 @@ class SoftHost:
         if self._container != "none":
             misc["vfio/vfio"] = CONTAINER_NUMBER
         tree = build_sysfs(self._assembly.topology, vfio, misc)
+        if self._container != "vfio":  # the kernel builds type 1 for containers of VFIO's own alone
+            tree.remove("/sys/module/vfio_iommu_type1")
         if self._test:
             add_switches(tree)
         return tree
