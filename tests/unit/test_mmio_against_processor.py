@@ -31,7 +31,7 @@ START = {
     R.RDI: 9,
     R.R9: 0xFEEDFACECAFEBEEF,
 }
-NOT_SERVED = ("SAVE", "FRSTOR", "FXRSTOR", "XRSTOR", "CALL_RM16", "JMP_RM16", "LSS", "LFS", "LGS", "_M16")
+NOT_SERVED = ("XSAVE", "XRSTOR", "CALL_RM16", "JMP_RM16", "LSS", "LFS", "LGS", "_M16")
 _KINDS = {value: key for key, value in vars(OpCodeOperandKind).items() if key.isupper()}
 _REGISTERS = {
     "R8": Register.CL,

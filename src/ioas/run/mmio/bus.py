@@ -12,9 +12,10 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+from ioas.host import PAGE_SIZE
 from ioas.host.maps import Maps
 from ioas.run.mmio.machine import NotEmulated, Silent
 
@@ -116,6 +117,27 @@ class Areas:
         return Area(vma.start, vma.end, vma.offset, self._files.get(known), known)
 
 
+class Memory(Protocol):
+    """Ordinary memory of the thread that stands (`ioas.run.mmio.machine.Cpu`)."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """Read it. Raises MemoryFault."""
+        ...
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write it. Raises MemoryFault."""
+        ...
+
+
+class _Part(NamedTuple):
+    """What an access that crosses from one area into another does in one of them."""
+
+    start: int
+    """Its first byte, counted from the beginning of the access."""
+    length: int
+    area: Area
+
+
 class ProgramBus:
     """The windows in one address space while a thread stands still (implements `ioas.run.mmio.machine.Bus`)."""
 
@@ -123,6 +145,8 @@ class ProgramBus:
         self._areas = areas
         self.area = Area(0, 0, 0, None)
         """The area that was used last."""
+        self.memory: Memory | None = None
+        """For accesses that are only in part to a window."""
 
     def look(self, address: int) -> Windows | None:
         """The device at `address` as of now."""
@@ -132,39 +156,96 @@ class ProgramBus:
     def covers(self, address: int, length: int) -> bool:
         """See `Bus.covers`."""
         area = self._find(address)
-        if area.windows is None:
-            if self._areas.at(address + length - 1 & _TOP - 1).windows is not None:
-                raise NotEmulated(f"an access of {length} bytes at {address:#x} begins outside of the mapped BAR")
-            return False
-        if address + length > area.end:
-            raise NotEmulated(f"an access of {length} bytes at {address:#x} goes beyond the mapped BAR")
-        if not area.windows.answers(area.offset + address - area.start):
-            raise Silent
-        return True
+        if address + length <= area.end:
+            return area.windows is not None and _answers(area, address)
+        parts = [part for part in self._parts(address, length) if part.area.windows]
+        return bool(parts) and all(_answers(part.area, address + part.start) for part in parts)
 
     def read(self, address: int, length: int) -> bytes:
         """See `Bus.read`."""
         area = self._window(address, length)
-        data = area.windows.load(area.offset + address - area.start, length) if area.windows else None
-        if data is None:
-            raise Silent
-        return data
+        return _load(area, address, length) if area else self._read_parts(address, length)
 
     def write(self, address: int, data: bytes) -> None:
         """See `Bus.write`."""
         area = self._window(address, len(data))
-        if area.windows is None or not area.windows.store(area.offset + address - area.start, data):
-            raise Silent
+        if area:
+            _store(area, address, data)
+        else:
+            self._write_parts(address, data)
 
-    def _window(self, address: int, length: int) -> Area:
+    def _window(self, address: int, length: int) -> Area | None:
+        """The window that all of the access is to; None when it is so only in part."""
         area = self.area
         if not (area.windows and area.start <= address and address + length <= area.end):
             if not self.covers(address, length):
-                raise NotEmulated(f"an access of {length} bytes at {address:#x} is only in part to a mapped BAR")
+                raise NotEmulated(f"an access of {length} bytes at {address:#x} is not to a mapped BAR")
             area = self.area
-        return area
+        return area if area.windows and address + length <= area.end else None
 
     def _find(self, address: int) -> Area:
         if not self.area.start <= address < self.area.end:
             self.area = self._areas.at(address)
         return self.area
+
+    def _parts(self, address: int, length: int) -> list[_Part]:
+        parts, at, end = [], address, address + length
+        while at < end:
+            area = self._areas.at(at & _TOP - 1)
+            behind = min(end, area.end if area.end > at else (at & -PAGE_SIZE) + PAGE_SIZE)
+            parts.append(_Part(at - address, behind - at, area))
+            at = behind
+        return parts
+
+    def _read_parts(self, address: int, length: int) -> bytes:
+        """Ordinary memory first, for it may be missing, and then the processor has not asked the device."""
+        data = bytearray(length)
+        parts = self._parts(address, length)
+        for start, count, _ in (part for part in parts if not part.area.windows):
+            data[start : start + count] = self._ordinary.read(address + start, count)
+        for start, count, area in (part for part in parts if part.area.windows):
+            for at, width in _aligned(address + start, count):
+                data[at - address : at - address + width] = _load(area, at, width)
+        return bytes(data)
+
+    def _write_parts(self, address: int, data: bytes) -> None:
+        parts = self._parts(address, len(data))
+        for start, count, _ in (part for part in parts if not part.area.windows):
+            self._ordinary.write(address + start, data[start : start + count])
+        for start, count, area in (part for part in parts if part.area.windows):
+            for at, width in _aligned(address + start, count):
+                _store(area, at, data[at - address : at - address + width])
+
+    @property
+    def _ordinary(self) -> Memory:
+        if self.memory is None:
+            raise NotEmulated("no thread stands")
+        return self.memory
+
+
+def _answers(area: Area, address: int) -> bool:
+    """Always true. Raises Silent."""
+    if area.windows is None or not area.windows.answers(area.offset + address - area.start):
+        raise Silent
+    return True
+
+
+def _load(area: Area, address: int, length: int) -> bytes:
+    data = area.windows.load(area.offset + address - area.start, length) if area.windows else None
+    if data is None:
+        raise Silent
+    return data
+
+
+def _store(area: Area, address: int, data: bytes) -> None:
+    if area.windows is None or not area.windows.store(area.offset + address - area.start, data):
+        raise Silent
+
+
+def _aligned(address: int, length: int) -> Iterator[tuple[int, int]]:
+    """Address and width of the aligned accesses that make up what is left of one in a page."""
+    end = address + length
+    while address < end:
+        width = next(width for width in (32, 16, 8, 4, 2, 1) if width <= end - address and address % width == 0)
+        yield address, width
+        address += width

@@ -33,6 +33,7 @@ from iced_x86 import (
 
 from ioas.run.mmio.machine import SCRATCH_CODE, SCRATCH_DATA, SCRATCH_ROOM, Bus, Cpu, NotEmulated
 from ioas.run.mmio.registers import MASK64, RIP, address_of
+from ioas.run.mmio.strings import get, put
 
 _READING = {OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 _WRITING = {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
@@ -52,6 +53,7 @@ _BY_ELEMENTS = _COMPRESSING | {
     )
 }
 """Loads under a mask that leave out what is not enabled; other instructions with a mask load their whole operand."""
+_WIDEST = 64
 _POPS = (Code.POP_RM16, Code.POP_RM64)
 _SCRATCH = MemoryOperand(Register.RIP, displ=SCRATCH_DATA, displ_size=8)
 _information = InstructionInfoFactory()
@@ -82,24 +84,26 @@ def action(instruction: Instruction) -> Action:
         before = words[RIP]
         at = address(words) + lift + (before if relative else 0) & MASK64
         parts = pieces(cpu)
-        if operand.writes and not all(bus.covers(at + start, count) for start, count in parts):
-            raise NotEmulated(f"{instruction} stores outside of the mapped BAR")
-        data = load(bus, at, parts) if operand.reads else b""
+        outside = [(at + start, count) for start, count in parts if not bus.covers(at + start, count)]
+        if operand.writes:
+            for place, count in outside:
+                cpu.write(place, cpu.read(place, count))  # a load has effects, so first see that it can be stored
+        data = load(cpu, bus, at, parts) if operand.reads else b""
         result = cpu.step(code, data)
         if operand.writes:
             for start, count in parts:
-                bus.write(at + start, result[start : start + count])
+                put(cpu, bus, at + start, result[start : start + count])
         if words[RIP] == before:
             words[RIP] += length
 
     return carry_out
 
 
-def load(bus: Bus, address: int, pieces: Sequence[Piece]) -> bytes:
+def load(cpu: Cpu, bus: Bus, address: int, pieces: Sequence[Piece]) -> bytes:
     """Load the pieces of an operand at `address`; what is not loaded is zero."""
     data = bytearray(SCRATCH_ROOM)
     for start, count in pieces:
-        data[start : start + count] = bus.read(address + start, count)
+        data[start : start + count] = get(cpu, bus, address + start, count)
     return bytes(data)
 
 
@@ -132,7 +136,9 @@ def _operand(instruction: Instruction) -> _Operand:
         raise NotEmulated(f"{instruction} does not access its operand")
     size = MemorySizeExt.size(used[0].memory_size)
     if not 0 < size <= SCRATCH_ROOM:
-        raise NotEmulated(f"{instruction} accesses {size or 'an unknown number of'} bytes; up to 64 are served")
+        raise NotEmulated(
+            f"{instruction} accesses {size or 'an unknown number of'} bytes; up to {SCRATCH_ROOM} are served"
+        )
     return _Operand(size, used[0].access in _READING, used[0].access in _WRITING)
 
 
@@ -167,7 +173,7 @@ def _by_signs(mask: bytes, element: int, size: int) -> Sequence[Piece]:
 
 
 def _whole(size: int) -> Sequence[Piece]:
-    if size & size - 1 == 0:
+    if size & size - 1 == 0 and size <= _WIDEST:
         return [(0, size)]
     pieces, at = [], 0
     while at < size:

@@ -9,7 +9,7 @@ from ioas.run.mmio.registers import Words
 SCRATCH_CODE = 0x1000
 SCRATCH_DATA = 0x2000
 """Where instructions for `Cpu.step` are assembled: the data stand 4096 bytes behind the code, wherever both are."""
-SCRATCH_ROOM = 64
+SCRATCH_ROOM = 128
 """Bytes of scratch data that a step may use; aligned to as many."""
 
 
@@ -66,14 +66,14 @@ class Bus(Protocol):
     """The windows of devices that are mapped into the thread's address space."""
 
     def covers(self, address: int, length: int) -> bool:
-        """Whether these bytes are in a window; False when they are the program's own.
-
-        Raises NotEmulated when only some of them are.
-        """
+        """Whether any of these bytes are in a window; False when all are the program's own. Raises Silent."""
         ...
 
     def read(self, address: int, length: int) -> bytes:
-        """One load of `length` bytes, which `covers` is true of. Raises Silent, NotEmulated."""
+        """One load of `length` bytes, which `covers` is true of. Raises Silent, NotEmulated, MemoryFault.
+
+        What crosses from a window into another, or into the program's memory, is a load in each.
+        """
         ...
 
     def write(self, address: int, data: bytes) -> None:

@@ -80,6 +80,7 @@ class Stopped:
     def begin(self, thread: int, space: Space) -> None:
         """`thread` stands: take its registers. Raises OSError(ESRCH)."""
         self.thread, self._space = thread, space
+        space.bus.memory = self
         self.postponed = 0
         self.quick.get_registers(thread)
 
