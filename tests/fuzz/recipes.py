@@ -75,7 +75,7 @@ def map_memory(machine: Machine, values: Values) -> None:
     large = values.percent(30)
     fields = {
         "ioas_id": id_of(values, Ioas),
-        "flags": values.choose((7, 7, 7, 6, 5)),
+        "flags": values.choose((7, 7, 7, 6, 6, 5)),
         "user_va": (machine.large if large else machine.data) + PAGE * values.random.randrange(4),
         "length": PAGE * values.choose((1, 2, 3, 4, 4) if not large else (8, 512, 600)),
         "iova": APERTURE + PAGE * values.choose((0, 0, 1, 2, 4, 8, 512, 1024)),
@@ -262,6 +262,8 @@ def track(machine: Machine, values: Values) -> None:
         make(machine, values, uapi.IOMMU_HWPT_SET_DIRTY_TRACKING, uapi.iommu_hwpt_set_dirty_tracking(), **fields)
         return
     place = {"iova": found[1].start, "length": found[1].length, "page_size": values.choose((2048, PAGE))}
+    if values.percent(8):
+        place |= {"iova": values.choose((0, 1 << 63, -PAGE & U64)), "length": PAGE * values.choose((1, 2, 8))}
     if what == 1:
         operate(machine, values, test_uapi.IOMMU_TEST_OP_DIRTY, number, "dirty", uptr=machine.scratch, **place)
     else:

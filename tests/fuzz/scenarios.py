@@ -116,14 +116,27 @@ def first_stage(machine: Machine, values: Values) -> None:
 
 
 def type1(machine: Machine, values: Values) -> None:
-    """A container of the first version, which cuts mappings."""
+    """A container of the first version, which cuts mappings; between them the host finds places by itself."""
     ioas = id_of(values, Ioas)
+    if values.percent(40):
+        made = uapi.iommu_ioas_alloc()
+        make(machine, values, uapi.IOMMU_IOAS_ALLOC, made)
+        ioas = made.out_ioas_id
     make(machine, values, uapi.IOMMU_VFIO_IOAS, uapi.iommu_vfio_ioas(), op=1, ioas_id=ioas)
-    machine.ioctl(vfio_uapi.VFIO_SET_IOMMU, vfio_uapi.VFIO_TYPE1_IOMMU)
-    iova = APERTURE + PAGE * 2048
-    fields = {"argsz": 32, "flags": 3, "vaddr": machine.data, "iova": iova, "size": 4 * PAGE}
     with suppress(KernelError):
-        machine.ioctl(vfio_uapi.VFIO_IOMMU_MAP_DMA, vfio_uapi.vfio_iommu_type1_dma_map(**fields))
+        machine.ioctl(vfio_uapi.VFIO_SET_IOMMU, vfio_uapi.VFIO_TYPE1_IOMMU)
+    for _ in range(values.choose((1, 2, 4))):
+        with suppress(KernelError):
+            _cut(machine, values)
+        fields = {"ioas_id": ioas, "flags": 6, "user_va": machine.data, "length": PAGE * values.choose((1, 2))}
+        make(machine, values, uapi.IOMMU_IOAS_MAP, uapi.iommu_ioas_map(), **fields)
+
+
+def _cut(machine: Machine, values: Values) -> None:
+    """Map four pages somewhere near, and unmap one or two of them."""
+    iova = APERTURE * values.choose((0, 1, 1)) + PAGE * values.choose((1, 2, 3, 8, 2048))
+    fields = {"argsz": 32, "flags": 3, "vaddr": machine.data, "iova": iova, "size": 4 * PAGE}
+    machine.ioctl(vfio_uapi.VFIO_IOMMU_MAP_DMA, vfio_uapi.vfio_iommu_type1_dma_map(**fields))
     place = {"iova": iova + PAGE * values.random.randrange(3), "size": PAGE * values.choose((1, 2))}
     part = vfio_uapi.vfio_iommu_type1_dma_unmap(argsz=24, flags=0, **place)
     machine.ioctl(vfio_uapi.VFIO_IOMMU_UNMAP_DMA, part)
