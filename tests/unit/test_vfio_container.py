@@ -106,6 +106,13 @@ def test_a_machine_says_who_serves_the_node() -> None:
     with SoftHost(container="none") as host:
         assert NODE not in host.nodes
         assert "vfio" not in host.tree.listdir("/sys/class/misc")
+        assert "parameters" not in host.tree.listdir("/sys/module/vfio")
+    with pytest.raises(UsageError, match="no no-IOMMU mode"):
+        SoftHost(container="none", no_iommu=True)
+    with program(container="none") as client:
+        iommufd = client.open("/dev/iommu")
+        assert client.ioctl(iommufd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_NOIOMMU_IOMMU) == 0
+        assert client.ioctl(iommufd, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_TYPE1_IOMMU) == 1
     with SoftHost(container="iommufd") as host:
         assert NODE in host.nodes
         assert "vfio_iommu_type1" not in host.tree.listdir("/sys/module")

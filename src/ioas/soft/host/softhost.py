@@ -93,6 +93,10 @@ class SoftHost:
         self.strict = strict
         policy = description.isolation if isolation is None else check_isolation(isolation)
         self.system = System(policy, low_memory=description.without_translation)
+        self._container = description.container if container is None else check_container(container)
+        self.system.has_noiommu = self._container != "none"  # which CONFIG_VFIO_NOIOMMU depends on
+        if description.unsafe_noiommu and not self.system.has_noiommu:
+            raise UsageError('container "none": a kernel without containers has no no-IOMMU mode')
         self.system.unsafe_noiommu = description.unsafe_noiommu
         self._files = OpenFiles()
         self._watcher = Watcher()
@@ -104,7 +108,6 @@ class SoftHost:
             self._follow(function)
         bound = self._bind_all()
         self.devices = bound
-        self._container = description.container if container is None else check_container(container)
         self.tree = self._make_tree()
         self._nodes = self._make_nodes()
         groups = VfioGroups(self.tree, self._nodes, self._files)
@@ -229,6 +232,8 @@ class SoftHost:
         tree = build_sysfs(self._assembly.topology, vfio, misc)
         if self._container != "vfio":  # the kernel builds type 1 for containers of VFIO's own alone
             tree.remove("/sys/module/vfio_iommu_type1")
+        if not self.system.has_noiommu:
+            tree.remove("/sys/module/vfio/parameters")
         if self._test:
             add_switches(tree)
         return tree

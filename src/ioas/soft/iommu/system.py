@@ -57,6 +57,8 @@ class System:
         self.units: list[Unit] = []
         self.no_iommu: Unit | None = None
         """What makes page tables for devices without an IOMMU, once there is one (`NoIommu.of`)."""
+        self.has_noiommu = True
+        """The kernel has a no-IOMMU mode (CONFIG_VFIO_NOIOMMU)."""
         self.unsafe_noiommu = False
         """VFIO takes devices without an IOMMU (the kernel's vfio.enable_unsafe_noiommu_mode)."""
         self.taints = Taints()

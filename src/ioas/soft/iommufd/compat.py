@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
     from ioas.soft.iommufd.context import Context
 
-_EXTENSIONS = {VFIO_TYPE1_IOMMU: 1, VFIO_TYPE1v2_IOMMU: 1, VFIO_UNMAP_ALL: 1, VFIO_NOIOMMU_IOMMU: 1}
-"""What CHECK_EXTENSION says. No-IOMMU is 1 where the kernel has it built in, whatever devices there are."""
+_EXTENSIONS = {VFIO_TYPE1_IOMMU: 1, VFIO_TYPE1v2_IOMMU: 1, VFIO_UNMAP_ALL: 1}
+"""What CHECK_EXTENSION says, no-IOMMU and coherency apart."""
 _INFO_MINIMUM = end_of(vfio_iommu_type1_info, "iova_pgsizes")
 _INFO_SIZE = 24
 _MAP_FLAGS = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE
@@ -146,10 +146,15 @@ def _get_api_version(context: Context, caller: Caller, value: int) -> int:
 
 
 def _check_extension(context: Context, caller: Caller, extension: int) -> int:
-    """Follows iommufd_vfio_check_extension. Coherency wants a compatibility IOAS: ENODEV without."""
+    """Follows iommufd_vfio_check_extension. Coherency wants a compatibility IOAS: ENODEV without.
+
+    No-IOMMU is 1 where the kernel has it built in, whatever devices there are.
+    """
     if extension == VFIO_DMA_CC_IOMMU:
         return int(all(table.enforces_coherency for table in compat_ioas(context).tables))
-    if context.no_iommu and extension != VFIO_NOIOMMU_IOMMU:
+    if extension == VFIO_NOIOMMU_IOMMU:
+        return int(context.system.has_noiommu)
+    if context.no_iommu:
         return 0
     return _EXTENSIONS.get(extension, 0)
 
