@@ -75,11 +75,21 @@ class Passthrough:
     def __init__(self, run: Runner, qemu: tuple[str, ...], linux: Path, environment: Mapping[str, str]) -> None:
         self._run, self._qemu, self._linux, self._environment = run, qemu, linux, environment
 
-    def __call__(self, variant: str, device: str, command: Sequence[str], backends: tuple[str, ...] = ()) -> str:
-        """What `command` prints in the guest (`VARIANTS`); it must end with 0. `device`: QEMU's words for ours."""
+    def __call__(
+        self,
+        variant: str,
+        device: str,
+        command: Sequence[str],
+        backends: tuple[str, ...] = (),
+        before: Sequence[str] = (),
+    ) -> str:
+        """What `command` prints in the guest (`VARIANTS`); it must end with 0. `device`: QEMU's words for ours.
+
+        `before`: a program, and its first arguments, that executes the rest: QEMU.
+        """
         out, err = io.BytesIO(), io.BytesIO()
         # QEMU locks the whole memory of its machine, which is more than an ordinary user may.
-        qemu = self._run.command(*self._qemu, options=["--cap", "ipc_lock"])
+        qemu = self._run.command(*before, *self._qemu, options=["--cap", "ipc_lock"])
         guest = Guest(
             variant, self._linux, tuple(qemu), memory=MEBIBYTES, environment=self._environment,
             devices={device: EDU}, backends=backends,

@@ -6,7 +6,8 @@ guest has an IOMMU of its own that QEMU emulates and whose mappings it makes on 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,20 @@ WAYS = pytest.mark.parametrize(
 SCRIPT = 'lspci -n -s "$1" 2>/dev/null && lspci -v -n -s "$1" 2>/dev/null | grep driver && exec "$2" "$1" "$3"'
 
 
-def drive(boot: Passthrough, program: Path, device: str, backends: tuple[str, ...]) -> list[str]:
+OPEN_AND_EXECUTE = """
+import os, sys
+for path, number in (("/dev/iommu", 60), ("/dev/vfio/devices/vfio0", 61)):
+    os.dup2(os.open(path, os.O_RDWR), number)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def drive(
+    boot: Passthrough, program: Path, device: str, backends: tuple[str, ...], before: Sequence[str] = ()
+) -> list[str]:
     """The lines of lspci and of the driver without an IOMMU, in a guest that edu is passed through to."""
     words = ["sh", "-ec", SCRIPT, "sh", ADDRESS, str(program), "/dev/vfio/noiommu-0"]
-    return boot("noiommu", device, words, backends).splitlines()
+    return boot("noiommu", device, words, backends, before).splitlines()
 
 
 EXPECTED = [
@@ -51,6 +62,15 @@ def test_a_linux_guest_finds_and_drives_the_device(
 ) -> None:
     device += "" if mapped else ",x-no-mmap=on"
     assert drive(boot, compiled(HERE / "edu_noiommu.c"), device, backends) == EXPECTED
+
+
+def test_qemu_takes_descriptors_that_another_program_has_opened(
+    boot: Passthrough, compiled: Callable[[Path], Path]
+) -> None:
+    """As libvirt starts it: files opened by another, under numbers of its choice, handed down by exec."""
+    backends = ("-object", "iommufd,id=i,fd=60")
+    before = [sys.executable, "-c", OPEN_AND_EXECUTE]
+    assert drive(boot, compiled(HERE / "edu_noiommu.c"), "vfio-pci,fd=61,iommufd=i", backends, before) == EXPECTED
 
 
 @WAYS
