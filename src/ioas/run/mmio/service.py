@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress, suppress
 from errno import ENOMEM, EPERM
 from functools import partial
 from typing import Literal, TypeVar
@@ -104,7 +104,8 @@ class Mmio:
     def let_spread(self) -> None:
         """Let threads run on all processors that are theirs, before the program asks or says which these are."""
         if self._traps.near.keeps:
-            self._tracer.submit(self._traps.near.let_all_go)
+            with suppress(Busy):
+                self._tracer.submit(self._traps.near.let_all_go)
 
     def ended(self, thread: int) -> None:
         """A traced thread is gone; for the tracer's thread."""
