@@ -29,6 +29,10 @@ MODULES = (
     "registers",
     "signals",
     "transfers",
+    "exports",
+    "power",
+    "virtual",
+    "messages",
     "ordinary",
 )
 

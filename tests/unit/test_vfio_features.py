@@ -10,6 +10,7 @@ from errno import EBADF, EINVAL, ENOTTY
 import pytest
 
 from ioas.uapi import vfio
+from tests.support.models import Rich
 from tests.support.vfio_client import INTX, Client, bound, counter, eventfds, refused
 
 GET, SET, PROBE = vfio.VFIO_DEVICE_FEATURE_GET, vfio.VFIO_DEVICE_FEATURE_SET, vfio.VFIO_DEVICE_FEATURE_PROBE
@@ -113,3 +114,18 @@ def test_closing_the_file_ends_low_power(client: Client) -> None:
     client.bind(fresh)
     client.device = fresh
     feature(client, ENTRY | SET)
+
+
+def test_low_power_is_entered_from_d0_whatever_state_the_program_had_chosen() -> None:
+    """vfio_pci_core_runtime_suspend: the bus puts the function to sleep itself."""
+    with bound(Rich()) as client:
+        function = client.host.functions["0000:01:00.0"]
+        state = (function.config.find(1) or 0) + 4
+        client.set_config(state, 2, 3)
+        assert client.config(state, 2) & 3 == 3
+        feature(client, ENTRY | SET)
+        assert not function.in_use
+        assert client.config(state, 2) & 3 == 0
+        assert client.host.tree.read("/sys/bus/pci/devices/0000:01:00.0/power/runtime_status") == b"suspended\n"
+        feature(client, EXIT | SET)
+        assert function.in_use

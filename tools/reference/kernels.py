@@ -27,7 +27,7 @@ TAIL_LINES = 20
 # What this kernel needs nothing of but the files that steer the build: most of the tree.
 LEFT_OUT = (
     "Documentation", "drivers/gpu", "drivers/media", "drivers/net/ethernet", "drivers/net/wireless", "drivers/staging",
-    "rust", "samples", "sound", "tools/perf", "tools/testing",
+    "rust", "sound", "tools/perf", "tools/testing",
 )  # fmt: skip
 
 

@@ -71,11 +71,11 @@ class Binding:
         """The device of a function that vfio-pci has."""
         return self.devices[bdf] if bdf in self._bound else None
 
-    def add(self, device: VfioDevice, *, probe: bool) -> None:
-        """A virtual function has appeared that is meant for vfio-pci, which gets it now if `probe`."""
+    def add(self, device: VfioDevice) -> None:
+        """A virtual function has appeared, which vfio-pci gets."""
         self.devices[device.name] = device
         self._follow(device)
-        self._driver.add(device.name, device.function, probe=probe)
+        self._driver.add(device.name, device.function)
 
     def begin_removal(self, bdf: str) -> Callable[[], bool]:
         """A virtual function is to disappear: what tells whether nobody uses it any more."""

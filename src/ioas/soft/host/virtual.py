@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ioas.soft.pci import SrIov, virtual
 from ioas.soft.pci.sysfs_driver import InUse
 from ioas.soft.pci.sysfs_parameters import serve_switch
-from ioas.soft.pci.sysfs_virtual import PhysicalNode, add_physical, add_virtual, remove_virtual
+from ioas.soft.pci.sysfs_virtual import add_physical, add_virtual, remove_virtual
 
 if TYPE_CHECKING:
     from ioas.soft.host.binding import Binding
@@ -35,14 +35,11 @@ class VirtualFunctions:
         self._tree = tree
         self._binding = binding
         self._make = make
-        self._nodes: dict[Function, PhysicalNode] = {}
         self._enabled = any(function.find(SrIov) for function in topology.functions.values())
         """The parameter enable_sriov of vfio-pci: on from the beginning where a function has VFs."""
         serve_switch(tree, _PARAMETER, lambda: self._enabled, self._set_enabled)
         for function in topology.functions.values():
-            node = add_physical(tree, function, partial(self._store, function))
-            if node is not None:
-                self._nodes[function] = node
+            if add_physical(tree, function, partial(self._store, function)):
                 binding.before_removal[str(function.bdf)] = partial(self._begin_to_disable, function)
 
     def _set_enabled(self, enabled: bool) -> None:
@@ -76,7 +73,7 @@ class VirtualFunctions:
             made.physical = device
             if device.may_be_mapped:
                 made.allow_mmap()
-            self._binding.add(made, probe=self._nodes[physical].autoprobe)
+            self._binding.add(made)
 
     def _begin_to_disable(self, physical: Function) -> Callable[[], bool]:
         """Ask whoever has VFs open to close them; what tells whether all are gone, and lets those go that can."""

@@ -80,6 +80,8 @@ class Function(Placed):
     """Whether it does anything of its own accord."""
     running_timers: list[ModelTimer]
     """What `after` has under way; each takes itself out."""
+    in_use: bool
+    """Whether its driver keeps it awake, as run time power management shows it."""
     on_error: list[Callable[[], None]]
     """Called when a function of the bus has reported an error, with this one's lock held."""
     virtual_functions: list[VirtualFunction]
@@ -107,6 +109,7 @@ class Function(Placed):
         self.running_timers = []
         self.virtual_functions = []
         self.on_error = []
+        self.in_use = False
         self._fill_header()
         self._capabilities = capability_list.link(self, self.capabilities)
         self.interrupts = Interrupts(self)

@@ -132,13 +132,15 @@ class VfioPci:
 
         return ended
 
-    def add(self, bdf: str, function: Function, *, probe: bool) -> None:
-        """A virtual function has appeared, of a PF that the driver has: it gets it too (vfio_pci_bus_notifier)."""
+    def add(self, bdf: str, function: Function) -> None:
+        """A virtual function has appeared, of a PF that the driver has: it gets it too (vfio_pci_bus_notifier).
+
+        By an override, so also where drivers are not to be looked for (pci_device_can_probe).
+        """
         self._functions[bdf] = function
         self._overrides[bdf] = NAME
         self._serve_function(bdf, function)
-        if probe:
-            self._attach(bdf)
+        self._attach(bdf)
 
     def forget(self, bdf: str) -> None:
         """A virtual function that has no driver disappears."""

@@ -121,7 +121,8 @@ def _settings(function: Function) -> Iterator[Attribute]:
     yield "d3cold_allowed", "0", 0o644
     yield "power_state", lambda: _POWER_STATES[power_state(function)], 0o444
     yield "power/control", "auto", 0o644
-    yield "power/runtime_status", "active" if isinstance(function, RootPortWithoutAcs) else "suspended", 0o444
+    is_port = isinstance(function, RootPortWithoutAcs)
+    yield "power/runtime_status", lambda: "active" if is_port or function.in_use else "suspended", 0o444
 
 
 def cpu_list() -> str:

@@ -14,18 +14,18 @@ from ioas.soft.pci.sysfs_function import add_function, path_of, remove_function
 from ioas.soft.pci.sysfs_iommu import add_to_iommu, remove_from_iommu
 from ioas.soft.pci.virtual import VirtualFunction
 
+_U16_MAX = 0xFFFF
 _TRUE, _FALSE = ("1", "y", "Y", "on", "true"), ("0", "n", "N", "off", "false")
 
 
 @dataclass(slots=True)
-class PhysicalNode:
+class _Settings:
     """What can be set of a PF: `store` takes the number of VFs that there shall be, up to `total`."""
 
-    function: Function
     total: int
     store: Callable[[int], None]
     autoprobe: bool = True
-    """Whether a driver is looked for when a VF appears."""
+    """Whether a driver is looked for when a VF appears; one that is meant for a driver gets it all the same."""
 
     def write_number(self, data: bytes) -> None:
         """sriov_numvfs_store. Raises OSError: EINVAL, ERANGE, and what `store` does."""
@@ -42,13 +42,13 @@ class PhysicalNode:
         self.autoprobe = word in _TRUE
 
 
-def add_physical(tree: Tree, function: Function, store: Callable[[int], None]) -> PhysicalNode | None:
-    """Show what a PF has besides; None for a function without SR-IOV."""
+def add_physical(tree: Tree, function: Function, store: Callable[[int], None]) -> bool:
+    """Show what a PF has besides; False for a function without SR-IOV. `store`: see `_Settings`."""
     placed = function.find(SrIov)
     if placed is None:
-        return None
+        return False
     capability = placed[0]
-    node = PhysicalNode(function, capability.total, store)
+    node = _Settings(capability.total, store)
     path = path_of(function)
     for name, value in (
         ("totalvfs", str(capability.total)),
@@ -67,7 +67,7 @@ def add_physical(tree: Tree, function: Function, store: Callable[[int], None]) -
 
     tree.add(f"{path}/sriov_numvfs", Text(number, 0o644, node.write_number))
     tree.add(f"{path}/sriov_drivers_autoprobe", Text(autoprobe, 0o644, node.write_autoprobe))
-    return node
+    return True
 
 
 def add_virtual(tree: Tree, function: VirtualFunction) -> None:
@@ -88,7 +88,7 @@ def remove_virtual(tree: Tree, function: VirtualFunction) -> None:
 
 
 def _u16(data: bytes) -> int:
-    """A number as kstrtou16 takes it, in base 8, 10 or 16. Raises OSError: EINVAL, ERANGE."""
+    """A number as kstrtou16 takes it, in base 8, 10 or 16. Raises OSError(EINVAL), for one of more than 16 bits too."""
     word = data.decode(errors="replace").removesuffix("\n").removeprefix("+")
     octal = len(word) > 1 and word[0] == "0" and word[1] not in "xX"
     try:
@@ -96,9 +96,9 @@ def _u16(data: bytes) -> int:
             raise ValueError(word)
         number = int(word, 8 if octal else 0)
     except ValueError:
-        raise _error(errno.EINVAL, word) from None
-    if number >> 16:
-        raise _error(errno.ERANGE, word)
+        number = -1
+    if not 0 <= number <= _U16_MAX:
+        raise _error(errno.EINVAL, word)
     return number
 
 

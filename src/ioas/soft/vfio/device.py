@@ -247,6 +247,7 @@ class VfioDevice:
         if self.iommufd:
             self.iommufd.unbind()
         self.iommufd = self.context = self._config = None
+        self.function.in_use = False
 
     def attach(self, pt_id: int, pasid: int | None) -> int:
         """Attach to `pt_id` or replace what is attached; the page table's id. Raises KernelError as `Device` does."""
@@ -296,6 +297,7 @@ class VfioDevice:
 
     def _enable(self) -> None:
         config = self.function.config
+        self.function.in_use = True
         config.write(COMMAND, (config.get(COMMAND, 2) & ~COMMAND_MASTER | self._decoders()).to_bytes(2, "little"))
         self.reset_works = self.function_reset()
         self._saved = config.snapshot()

@@ -108,6 +108,7 @@ class Power:
             if not self._asleep:
                 return
             self._asleep = False
+            self._device.function.in_use = True
             self._device.irqs.messages.restore()
             if self._wakeup:
                 self._wakeup.signal()
@@ -116,11 +117,13 @@ class Power:
                 self._device.irqs.intx.unmask()
 
     def _fall_asleep(self) -> None:
-        """Between accesses INTx is masked, as for a function that is suspended (vfio_pci_core_runtime_suspend)."""
+        """Between accesses the function is suspended, from D0, and INTx masked (vfio_pci_core_runtime_suspend)."""
         with self._device.lock:
             if self._engaged and not self._asleep:
                 self._asleep = True
+                self.change(D0)
                 self._unmask_on_wake = self._device.irqs.intx.mask_if_active()
+                self._device.function.in_use = False
 
     def close(self) -> None:
         """The device is being closed: awake, and in D0."""
