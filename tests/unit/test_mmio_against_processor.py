@@ -7,6 +7,7 @@ flags, vectors, stack and memory must be what they were with the processor.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 
@@ -178,3 +179,49 @@ def test_what_is_not_served_is_named(thread: Tracee) -> None:
     thread.set_up(bytes.fromhex("41 0f ae 07"), {R.R15: WINDOW})  # fxsave [r15]
     with pytest.raises(NotEmulated, match=r"fxsave.*512 bytes"):
         Actions().find(thread.cpu.code(LONGEST))
+
+
+GATHERS = sorted(name for name in vars(Code) if re.match("E?VEX_VP?(GATHER|SCATTER)[DQ]", name))
+INDEXES = struct.pack("<16i", *(7 * n + 3 for n in (5, 0, 3, 9, 12, 1, 15, 8, 2, 6, 11, 4, 14, 10, 7, 13)))
+WIDE_INDEXES = struct.pack("<8q", *(9 * n + 1 for n in (5, 0, 3, 7, 1, 6, 2, 4)))
+SIGNS = b"".join(struct.pack("<I", n % 3 << 31 & 0xFFFFFFFF) for n in range(16))
+
+
+def _gather(name: str) -> bytes:
+    """Vector 1 with r15 + vector 2 * 4 + 64, under the mask in vector 3 or k1."""
+    information = OpCodeInfo(getattr(Code, name))
+    made = Instruction()
+    made.code = information.code
+    for index in range(information.op_count):
+        kind = _KINDS[information.op_kind(index)]
+        if "VSIB" in kind:
+            made.set_op_kind(index, OpKind.MEMORY)
+            made.memory_base, made.memory_index_scale = Register.R15, 4
+            made.memory_index = {"X": Register.XMM2, "Y": Register.YMM2, "Z": Register.ZMM2}[kind.split("VSIB")[1][2]]
+            made.memory_displacement, made.memory_displ_size = OPERAND, 1
+        else:
+            made.set_op_kind(index, OpKind.REGISTER)
+            made.set_op_register(index, _VECTORS[kind.split("_")[0]] + (2 if index == 2 else 0))
+    if name.startswith("EVEX"):
+        made.op_mask = Register.K1
+    encoder = Encoder(64)
+    encoder.encode(made, 0)
+    return encoder.take_buffer()
+
+
+@pytest.mark.parametrize("indexes", [INDEXES, WIDE_INDEXES], ids=["VM32", "VM64"])
+def test_gathers_and_scatters_do_on_a_window_what_they_do_on_memory(
+    thread: Tracee, indexes: bytes, request: pytest.FixtureRequest
+) -> None:
+    before = thread.clean
+    thread.fill(MEMORY, indexes + SIGNS)
+    for code in ("62 f1 fe 48 6f 17", "62 f1 fe 48 6f 5f 01", "c5 fe 6f 17", "c5 fe 6f 5f 40"):  # vector 2, vector 3
+        thread.set_up(bytes.fromhex(code), {R.RDI: MEMORY})
+        if thread.step() == SIGTRAP:
+            thread.clean = thread.extended()
+    kind = request.node.callspec.id
+    results = {name: compare(thread, _gather(name)) for name in GATHERS if kind in name}
+    thread.clean = before
+    unknown = [name for name, result in results.items() if result.startswith("signal 4 ")]  # to this processor
+    assert {name: result for name, result in results.items() if name not in unknown and result != "same"} == {}
+    assert len(unknown) in (0, len([name for name in results if name.startswith("EVEX")]), len(results))

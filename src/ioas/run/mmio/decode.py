@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from iced_x86 import Decoder, Instruction, MemorySizeExt, Mnemonic, OpKind, Register
 
-from ioas.run.mmio import displaced, special
+from ioas.run.mmio import displaced, gathers, special
 from ioas.run.mmio.compiled import Move
 from ioas.run.mmio.machine import Bus, Cpu, NotEmulated
 from ioas.run.mmio.registers import MASK64, RIP, Slot, Words, address_of, slot
@@ -75,6 +75,7 @@ def action_for(instruction: Instruction) -> Action:
         or _flush(instruction)
         or string(instruction)
         or special.action(instruction)
+        or gathers.action(instruction)
         or displaced.action(instruction)
     )
 
