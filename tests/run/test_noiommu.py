@@ -314,3 +314,12 @@ put(int.from_bytes(os.read(read, 8), "little"))
 """
     done = run.python(PAGEMAP + DEVICE + source, options=[*NO_IOMMU, *PRIVILEGED, "--explain"])
     assert done.stderr.count("reached no memory") == 1
+
+
+def test_the_public_suite_passes_without_an_iommu(run_as_anyone: Runner) -> None:
+    """As on a kernel, for to the suite it is one."""
+    suite = Path(__file__).parents[2] / "src/ioas/testing/suite/test_no_iommu.py"
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "ioas.testing.plugin", "--ioas-host=kernel"]
+    done = run_as_anyone(sys.executable, *words, str(suite), options=[*NO_IOMMU, *PRIVILEGED], cwd="/")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

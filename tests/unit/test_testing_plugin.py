@@ -78,6 +78,25 @@ def test_a_marker_describes_the_machine(pytester: pytest.Pytester) -> None:
     outcome(pytester, text, "--strict-markers").assert_outcomes(passed=2)
 
 
+def test_a_device_without_an_iommu_is_for_tests_that_ask_for_it(pytester: pytest.Pytester) -> None:
+    pytester.makefile(
+        ".toml", bare='[machine]\nunsafe_noiommu = true\n[iommu]\nkind = "none"\n[[device]]\nmodel = "edu"\n'
+    )
+    text = """
+    import pytest
+
+    @pytest.mark.ioas_machine("edu", no_iommu=True, capabilities=["sys_rawio"])
+    def test_asks(ioas_device, ioas_space):
+        with ioas_space.alloc(4096) as buffer:
+            assert buffer.pages[0] == ioas_space.physical_address(buffer.mapping.at, 1)[0]
+
+    @pytest.mark.ioas_machine(machine="bare.toml", capabilities=["sys_rawio"])
+    def test_does_not(ioas_device):
+        pass
+    """
+    outcome(pytester, text).assert_outcomes(passed=1, skipped=1)
+
+
 def test_the_machine_of_tests_that_describe_none_can_be_named(pytester: pytest.Pytester) -> None:
     pytester.makefile(".toml", lab='[[device]]\nmodel = "edu"\naddr = "0000:05:00.0"\n')
     text = """
