@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -299,6 +301,27 @@ print("", os.waitstatus_to_exitcode(os.wait()[1]))
     assert done.stdout == "EPERM 0\n"
     assert "is traced by process" in done.stderr
     assert "--mmio rw" in done.stderr
+
+
+BROKEN = """
+import sys
+from ioas.run import Options, Supervisor, take_signals
+from ioas.soft.vfio.device_file import DeviceFile
+def load(self, offset, length):
+    raise RuntimeError("a bug")
+DeviceFile.load = load
+mask = take_signals()
+from ioas.soft.host import SoftHost
+sys.exit(128 - Supervisor(SoftHost(["edu"]), sys.argv[1:], Options(), mask).run())
+"""
+
+
+def test_a_bug_of_ours_in_an_access_is_reported_and_the_program_gets_the_signal(run: Runner) -> None:
+    program = run.script(HEAD + "word(Device().map(PAGE)).value")
+    command = [sys.executable, "-B", "-c", BROKEN, *program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGBUS
+    assert "RuntimeError: a bug" in done.stderr
 
 
 def test_with_rw_bars_have_no_mmap_flag(run: Runner) -> None:

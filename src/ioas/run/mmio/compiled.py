@@ -7,6 +7,7 @@ described there.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
@@ -80,19 +81,9 @@ class Accesses:
 
     def __call__(self) -> tuple[int, int]:
         """The next thread that has stopped or ended for another reason, and its status. Raises as `ptrace.wait`."""
-        words, values, windows, at, jobs = self._words, self._values, self._windows, self._at, self._jobs
+        words, at, jobs = self._words, self._at, self._jobs
         found = self._next(at)
-        while found == _ACCESS:
-            window = windows[words[_WINDOW]]
-            if words[_STORE]:
-                data = values[_VALUE].to_bytes(_WORD_BYTES, "little")[: words[_SIZE]]
-                if not window.store(words[_OFFSET], data):
-                    break  # it does not answer, and nothing has been done
-            else:
-                loaded = window.load(words[_OFFSET], words[_SIZE])
-                if loaded is None:
-                    break
-                values[_VALUE] = int.from_bytes(loaded, "little")
+        while found == _ACCESS and self._carry_out():
             if jobs or not words[_NEAR]:
                 self._release(words[_THREAD])
                 raise InterruptedError
@@ -101,10 +92,27 @@ class Accesses:
             raise OSError(-found, os.strerror(-found))
         return words[_THREAD], words[_STATUS]
 
+    def _carry_out(self) -> bool:
+        """Make the access; whether it has been made. Otherwise it is for `ioas.run.mmio.faults`, which knows why."""
+        words, values = self._words, self._values
+        window = self._windows[words[_WINDOW]]
+        try:
+            if words[_STORE]:
+                data = values[_VALUE].to_bytes(_WORD_BYTES, "little")[: words[_SIZE]]
+                return window.store(words[_OFFSET], data)
+            loaded = window.load(words[_OFFSET], words[_SIZE])
+        except Exception:  # a bug, which shows there again, and is reported
+            return False
+        if loaded is None:
+            return False
+        values[_VALUE] = int.from_bytes(loaded, "little")
+        return True
+
     def _release(self, thread: int) -> None:
         arrived = time.monotonic_ns()
-        if self._finish(self._at) == 0:
-            self.near.resume(thread, arrived)
+        with contextlib.suppress(ProcessLookupError):  # killed while it stood
+            if self._finish(self._at) == 0:
+                self.near.resume(thread, arrived)
 
     def know_window(self, inode: Inode, windows: Windows) -> None:
         """Serve what is mapped of that file."""

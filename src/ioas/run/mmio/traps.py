@@ -102,7 +102,13 @@ class Traps:
         except OSError:  # it cannot be looked into, or is being killed
             ptrace.resume(thread, number)
             return
-        self._faults.serve(thread, number, space)
+        try:
+            self._faults.serve(thread, number, space)
+        except ProcessLookupError:
+            raise
+        except Exception:  # a bug: the program shall not hang for it
+            ptrace.resume(thread, number)
+            raise
 
     def _event(self, stop: Stop) -> None:
         thread = stop.thread
