@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from errno import EEXIST, EINVAL, EIO, EOPNOTSUPP
+from ctypes import sizeof
+from errno import EEXIST, EINVAL, EIO, ENOMEM, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ioas.soft.iommufd.mock_device import MockDevice
     from ioas.soft.iommufd.window import Window
 
+_PIECE_MAX = 4 << 20
+"""Bytes that the kernel can have in one piece (KMALLOC_MAX_SIZE)."""
 _NO_APERTURE = Geometry(0, (1 << 64) - 1, True)
 
 
@@ -100,10 +103,13 @@ class MockViommu(ViommuModel):
         return make_mock_nested(self.viommu.table.domain, flags, data, self.viommu)
 
     def invalidate(self, array: UserArray) -> None:
-        """Follows mock_viommu_cache_invalidate: the entries are read all at once."""
+        """Follows mock_viommu_cache_invalidate: the entries are read all at once, into memory that is in one piece."""
         kind = IOMMU_VIOMMU_INVALIDATE_DATA_SELFTEST
         if not array.count and array.kind == kind:
             return
+        if array.count * sizeof(iommu_viommu_invalidate_selftest) > _PIECE_MAX:
+            array.done = array.count  # which the kernel does not change then
+            raise refuse(ENOMEM, f"{array.count} entries take more than {_PIECE_MAX} bytes", "limit", _PIECE_MAX)
         for entry in array.entries(kind, iommu_viommu_invalidate_selftest):
             _check_entry(entry.flags, "cache_id", entry.cache_id, MOCK_DEV_CACHE_ID_MAX)
             vdevice = self.viommu.vdevices.get(entry.vdev_id)
