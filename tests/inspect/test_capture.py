@@ -16,8 +16,8 @@ from ioas.errors import MachineError
 from ioas.inspect import Case, Machine, Wanted, capture, diagnose, looked_at, take
 from ioas.inspect.capture import scrubbed
 from ioas.sysfs import Source
+from tests.inspect.cases import HEALTHY, REFUSALS, Refusal, bound_sibling
 from tests.inspect.describe import DISK, Pc
-from tests.inspect.test_doctor import HEALTHY, REFUSALS, Refusal, bound_sibling
 
 MACHINES = [*(Refusal(change, "", "", "") for change in HEALTHY), *REFUSALS]
 

@@ -6,15 +6,14 @@ import errno
 import select
 import struct
 from collections.abc import Iterator
-from functools import partial
-from typing import ClassVar
 
 import pytest
 
 from ioas.devices import edu
 from ioas.host import EventSource
-from ioas.soft.pci import Bar, Capability, Function, Migration, Msi, Pcie
+from ioas.soft.pci import Migration
 from ioas.uapi import vfio
+from tests.support.counting_model import RARE, Counting, set_up
 from tests.support.migration import (
     ERROR,
     GET,
@@ -41,57 +40,6 @@ MIGRATION = vfio.VFIO_DEVICE_FEATURE_MIGRATION
 DATA_SIZE = vfio.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE
 INFO_V2 = vfio.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
 MIG_STATE = vfio.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
-RARE = 1000.0
-
-
-class Counting(Function):
-    """It counts to a number, a step each `RARE` seconds, and interrupts; with memory, and a secret of its own."""
-
-    model: ClassVar[str] = "counting"
-    vendor_id: ClassVar[int] = 0x1234
-    device_id: ClassVar[int] = 0x0043
-    interrupt_pin: ClassVar[int] = 1
-    capabilities: ClassVar[tuple[Capability, ...]] = (Msi(1), Pcie(flr=True))
-    migrates = Migration()
-    window = Bar(0, 4096)
-    count = window.register(0x00)
-    target = window.register(0x04)
-    wide = window.register(0x08, width=8, sizes=(8,))
-    raise_now = window.register(0x10)
-    odd = window.register(0x14)
-    store = Bar(2, 8192)
-    memory = store.memory()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.secret = b"none"
-        self.deaf = False
-
-    @target.on_write
-    def _target_written(self, value: int) -> None:
-        self.target = value
-        self.after(RARE, partial(self._step, 1))
-
-    def _step(self, by: int) -> None:
-        self.count += by
-        if self.count < self.target:
-            self.after(RARE, partial(self._step, by))
-
-    @raise_now.on_write
-    def _raise_now_written(self, value: int) -> None:
-        self.interrupt(0)
-
-    @odd.on_write
-    def _odd_written(self, value: int) -> None:
-        self.after(RARE, lambda: None)
-
-    def save(self) -> bytes:
-        return self.secret
-
-    def load(self, state: bytes) -> None:
-        if self.deaf:
-            raise ValueError("not that")
-        self.secret = state
 
 
 @pytest.fixture
@@ -163,14 +111,6 @@ def test_a_transfer_is_over_when_the_device_leaves_its_state(client: Client) -> 
         file.read(client.caller, 1, None)
     again = transfer(client, STOP_COPY)
     assert read_all(client, again)
-
-
-def set_up(client: Client) -> None:
-    """Something in every part of the state."""
-    client.set_bar(0x04, 5)
-    client.write(0x08, (1 << 40).to_bytes(8, "little"))
-    client.write(2 << 40, b"in memory")
-    client.set_bar(0x10, 1)
 
 
 def test_another_device_goes_on_where_one_was_stopped(client: Client, model: Counting) -> None:
@@ -305,99 +245,6 @@ def test_other_requests_on_a_stream_do_not_exist(client: Client) -> None:
     with refused(errno.EBADF):
         file.read(client.caller, 1, None)
     client.device.ioctl(client.caller, vfio.VFIO_DEVICE_RESET, 0)
-
-
-def garbage(data: bytes) -> list[tuple[str, bytes, int]]:
-    """Streams that are no state: a name, the bytes, and the errno of the write (0: that of leaving RESUMING)."""
-    header, body = data[:20], data[20:]
-    return [
-        ("nothing", b"", 0),
-        ("half", data[: len(data) // 2], 0),
-        ("more", data + data[:10], 0),
-        ("magic", b"IOAS" + data[4:], errno.EINVAL),
-        ("version", header[:4] + b"\x09\0" + header[6:] + body, errno.EINVAL),
-        ("lengths", header[:8] + b"\xff" * 12 + body, errno.EINVAL),
-        ("json", header + b"[" * 40 + body[40:], errno.EINVAL),
-        ("model", data.replace(b'"counting"', b'"Counting"'), errno.EINVAL),
-        ("register", data.replace(b'"target"', b'"tarGet"'), errno.EINVAL),
-        ("value", data.replace(b'"count": 0', b'"count":""'), errno.EINVAL),
-        ("callback", data.replace(b'"_step"', b'"_stop"'), errno.EINVAL),
-        ("protocol", data.replace(b'"_step"', b'"reset"'), errno.EINVAL),
-        ("timer", data.replace(b'"timers": [[', b'"timers": [{"').replace(b"]]]", b"]}]"), errno.EINVAL),
-    ]
-
-
-def test_what_is_no_state_of_this_model_is_refused_and_changes_nothing(client: Client, model: Counting) -> None:
-    set_up(client)
-    data = save(client)
-    for name, broken, number in garbage(data):
-        other = Counting()
-        with bound(other) as there:
-            file = transfer(there, RESUMING)
-            if number:
-                with refused(number):
-                    file.write(there.caller, broken, None)
-            else:
-                file.write(there.caller, broken, None)
-            with refused(errno.EINVAL):
-                change(there, STOP)
-            assert (state(there), other.target) == (RESUMING, 0), name
-            there.device.ioctl(there.caller, vfio.VFIO_DEVICE_RESET, 0)
-            assert state(there) == RUNNING
-
-
-def test_a_state_larger_than_the_device_can_have_is_refused(client: Client) -> None:
-    file = transfer(client, RESUMING)
-    header = struct.pack("<4sHHIQ", b"ioas", 1, 0, 10, 100 << 20)
-    file.write(client.caller, header, None)
-    with refused(errno.ENOMEM):
-        file.write(client.caller, bytes(65 << 20), None)
-    client.device.ioctl(client.caller, vfio.VFIO_DEVICE_RESET, 0)
-
-
-def test_a_model_that_does_not_take_the_state_is_in_error_until_it_is_reset(client: Client) -> None:
-    data = save(client)
-    other = Counting()
-    other.deaf = True
-    with bound(other) as there:
-        with refused(errno.EIO):
-            load(there, data)
-        assert state(there) == ERROR
-        with refused(errno.EINVAL):
-            change(there, RUNNING)
-        there.device.ioctl(there.caller, vfio.VFIO_DEVICE_RESET, 0)
-        assert state(there) == RUNNING
-        assert other.failure is None
-
-
-def test_what_is_under_way_without_a_name_cannot_be_taken_along(client: Client) -> None:
-    client.set_bar(0x14, 1)
-    change(client, STOP)
-    with refused(errno.EIO) as info:
-        change(client, STOP_COPY)
-    assert "no method of it" in info.value.refusal.reason
-    assert state(client) == STOP
-    change(client, RUNNING)
-
-
-def test_a_reset_ends_a_migration(client: Client) -> None:
-    file = transfer(client, STOP_COPY)
-    client.device.ioctl(client.caller, vfio.VFIO_DEVICE_RESET, 0)
-    assert state(client) == RUNNING
-    with refused(errno.ENODEV):
-        file.read(client.caller, 1, None)
-    assert client.bar(0x00) == 0
-
-
-def test_closing_the_device_ends_a_migration_and_the_stream_outlives_it() -> None:
-    with bound(Counting()) as client:
-        file = transfer(client, STOP_COPY)
-        client.device.close()
-        with refused(errno.ENODEV):
-            file.read(client.caller, 1, None)
-        client.device = client.open("/dev/vfio/devices/vfio0")
-        client.bind()
-        assert state(client) == RUNNING
 
 
 def test_edu_migrates_only_where_it_is_told_to() -> None:
