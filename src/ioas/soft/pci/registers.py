@@ -114,8 +114,8 @@ class Register:
         if self.access == "WO":
             return None
         value = self._read_hook(instance) if self._read_hook else instance.register_values[self.name]
-        start = offset - self.offset
-        return (value & self._mask).to_bytes(self.width, "little")[start : start + length]
+        data = (value & self._mask).to_bytes(self.width, "little")
+        return data if length == self.width else data[offset - self.offset : offset - self.offset + length]
 
     def write(self, instance: Function, offset: int, data: bytes) -> None:
         """What software writes."""
