@@ -33,6 +33,7 @@ MODULES = (
     "power",
     "virtual",
     "messages",
+    "states",
     "ordinary",
 )
 

@@ -40,7 +40,7 @@ RUNS = (
     (SECTIONS, ("sys_resource", "ipc_lock", "sys_rawio", "sys_admin"), "edu"),
     (WITHOUT_GRANTS, (), "edu"),
     (("ordinary.limits_of_processes",), ("sys_resource",), "edu"),  # which RLIMIT_MODE needs
-    (("virtual", "messages"), (), "testdev"),  # Linux was asked of an igb, an nvme and an edu
+    (("virtual", "messages", "states"), (), "testdev"),  # Linux was asked of an igb, an nvme and an edu
 )
 """Sections, the capabilities that they need, and the device."""
 ORDINARY = "as an ordinary user: "
