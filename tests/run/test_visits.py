@@ -22,7 +22,7 @@ from ioas.run.listener import Call, Listener
 from ioas.run.numbers import FdRange
 from ioas.run.ptrace import QuietStops
 from ioas.run.visit import Visit
-from tests.run.conftest import CLIENTS, Runner, let_everybody_in
+from tests.run.conftest import CLIENTS, Runner
 from tests.run.test_pins import HEAD, passes
 
 _CLOSE, _GETPID = 3, 39
@@ -41,12 +41,10 @@ WITHOUT_IO_URING = """
 
 @pytest.mark.parametrize("mmio", ["trap", "rw"])
 def test_registers_stack_red_zone_and_signals_are_what_they_were(
-    run_as_anyone: Runner, mmio: str, cc: str, tmp_path: Path
+    run_as_anyone: Runner, mmio: str, cc: str, open_directory: Path
 ) -> None:
-    program = tmp_path / "visited"
+    program = open_directory / "visited"
     subprocess.run([cc, "-O1", "-o", program, CLIENTS / "visited.c"], check=True)
-    if run_as_anyone.prefix:
-        let_everybody_in(tmp_path)
     passes(
         run_as_anyone,
         f"""
