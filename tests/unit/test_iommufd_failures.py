@@ -13,7 +13,7 @@ from ioas.errors import OutOfMemory
 from ioas.soft.iommu import Requester, System, vtd_unit
 from ioas.soft.iommufd import Device
 from ioas.soft.memory import Failures
-from ioas.uapi import iommufd as uapi, iommufd_test as test_uapi
+from ioas.uapi import iommufd as uapi, iommufd_test as test_uapi, vfio as vfio_uapi
 from tests.support.caller import FakeCaller
 from tests.support.iommufd import MOCK, PAGE, Iommufd
 from tests.unit.test_iommufd_dirty import Tracked
@@ -69,11 +69,21 @@ def real_device(iommufd: Iommufd) -> None:
         requester.remove()
 
 
+def cut_mapping(iommufd: Iommufd) -> None:
+    ioas = iommufd.alloc()
+    iommufd.call(uapi.IOMMU_VFIO_IOAS, uapi.iommu_vfio_ioas(op=uapi.IOMMU_VFIO_IOAS_SET, ioas_id=ioas))
+    iommufd.context.ioctl(iommufd.caller, vfio_uapi.VFIO_SET_IOMMU, vfio_uapi.VFIO_TYPE1_IOMMU)
+    iommufd.mock(ioas)
+    iommufd.map(ioas, iommufd.caller.memory.map(8), 8 * PAGE, MOCK)
+    part = vfio_uapi.vfio_iommu_type1_dma_unmap(argsz=24, iova=MOCK + 2 * PAGE, size=3 * PAGE)
+    iommufd.context.ioctl(iommufd.caller, vfio_uapi.VFIO_IOMMU_UNMAP_DMA, bytearray(part))
+
+
 def virtual(iommufd: Iommufd) -> None:
     Virtual(iommufd=iommufd)
 
 
-@pytest.mark.parametrize("scenario", [map_and_copy, two_domains, accesses, real_device, virtual])
+@pytest.mark.parametrize("scenario", [map_and_copy, two_domains, accesses, real_device, cut_mapping, virtual])
 def test_whatever_fails_nothing_is_left(scenario: Scenario) -> None:
     failed = 0
     for nth in range(1, MOST):

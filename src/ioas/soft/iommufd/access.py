@@ -15,9 +15,9 @@ from ioas.host import PAGE_SIZE, AddressSpace
 from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Area
 from ioas.soft.iommufd.ioas import Ioas
-from ioas.soft.iommufd.iopt import end_of_range
 from ioas.soft.iommufd.objects import Object
 from ioas.soft.iommufd.ranges import ULONG_MAX
+from ioas.soft.iommufd.refusals import end_of_range
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -17,8 +17,9 @@ from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Argument, Call, argument_of
 from ioas.soft.iommufd.ioas import Ioas, pages_of_user, unmap_range
-from ioas.soft.iommufd.iopt import IoPagetable, Names
+from ioas.soft.iommufd.iopt import IoPagetable
 from ioas.soft.iommufd.ranges import ULONG_MAX
+from ioas.soft.iommufd.refusals import Names
 from ioas.uapi.base import end_of, offset_of
 from ioas.uapi.iommufd import IOMMU_VFIO_IOAS_CLEAR, IOMMU_VFIO_IOAS_GET, IOMMU_VFIO_IOAS_SET, iommu_vfio_ioas
 from ioas.uapi.vfio import (

@@ -11,9 +11,9 @@ from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Call
 from ioas.soft.iommufd.dmabuf import DmaBuf, check_dma_buf, dma_buf_of, dma_buf_pages
 from ioas.soft.iommufd.ioas import MAP_FLAGS, PROT, Ioas, check_length, no_access, too_far, unknown_flags
-from ioas.soft.iommufd.iopt import Names
 from ioas.soft.iommufd.pages import Pages
 from ioas.soft.iommufd.ranges import ULONG_MAX
+from ioas.soft.iommufd.refusals import Names
 from ioas.uapi.iommufd import (
     IOMMU_IOAS_MAP_FIXED_IOVA,
     IOMMU_IOAS_MAP_READABLE,

@@ -12,10 +12,11 @@ from ioas.host import PAGE_SHIFT, PAGE_SIZE, AddressSpace, Caller
 from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Slice
 from ioas.soft.iommufd.dispatch import Call
-from ioas.soft.iommufd.iopt import IoPagetable, Names, Unmapped, end_of_range
+from ioas.soft.iommufd.iopt import IoPagetable, Unmapped
 from ioas.soft.iommufd.objects import Object
 from ioas.soft.iommufd.pages import Pages
 from ioas.soft.iommufd.ranges import ULONG_MAX, AllowedRanges, Span
+from ioas.soft.iommufd.refusals import Names, end_of_range
 from ioas.uapi.iommufd import (
     IOMMU_IOAS_MAP_FIXED_IOVA,
     IOMMU_IOAS_MAP_READABLE,

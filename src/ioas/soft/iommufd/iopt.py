@@ -10,7 +10,7 @@ where the kernel has `area->pages == NULL`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from errno import EADDRINUSE, EBUSY, EDEADLOCK, EEXIST, EINVAL, ENOENT, EOVERFLOW, EPERM
+from errno import EADDRINUSE, EBUSY, EDEADLOCK, EEXIST, EINVAL, ENOENT, EPERM
 from typing import TYPE_CHECKING, NamedTuple
 
 from ioas.errors import KernelError, refuse
@@ -19,6 +19,15 @@ from ioas.soft.iommu import Prot
 from ioas.soft.iommufd.area import Area, AreaMap, Slice
 from ioas.soft.iommufd.filling import Filling
 from ioas.soft.iommufd.ranges import ULONG_MAX, Reserved
+from ioas.soft.iommufd.refusals import (
+    NAMES,
+    Names,
+    end_of_range,
+    misaligned,
+    past_the_end,
+    why_aligned,
+    why_not_unmapped,
+)
 from ioas.soft.iommufd.room import Room
 from ioas.soft.memory import Failures
 
@@ -29,17 +38,6 @@ if TYPE_CHECKING:
 _WRITE = int(Prot.WRITE)
 _TRIES = 101
 """How often accesses are asked to let go of an area before the unmap gives up."""
-
-
-class Names(NamedTuple):
-    """What a command calls the length, the IOVA, and where the memory stands, for refusals."""
-
-    length: str
-    iova: str
-    source: str
-
-
-NAMES = Names("length", "iova", "user_va")
 
 
 class Unmapped(NamedTuple):
@@ -148,7 +146,7 @@ class IoPagetable:
             raise self._misaligned(names.iova, iova)
         last = iova + length - 1
         if last > ULONG_MAX:
-            raise _past_the_end(iova, length)
+            raise past_the_end(iova, length)
         reserved = self.room.reserved.first(iova, last)
         if reserved is not None:
             raise refuse(EINVAL, f"IOVA {iova:#x}-{last:#x} meets reserved {reserved}", "region", reserved)
@@ -167,27 +165,13 @@ class IoPagetable:
                 raise self._misaligned(names.source, byte % PAGE_SIZE, " bytes into its page")
             last = iova + length - 1
             if last > ULONG_MAX:
-                raise _past_the_end(iova, length)
+                raise past_the_end(iova, length)
             areas.append(Area(iova, last, pages, byte, prot))
             iova = last + 1
         return areas
 
     def _misaligned(self, what: str, value: int, unit: str = "") -> KernelError:
-        if not value:
-            return refuse(EINVAL, f"{what} is 0", "field", what)
-        why = self._why_aligned()
-        number = f"{value:#x}{unit}"
-        return refuse(EINVAL, f"{what} is {number}, which is no multiple of {self.alignment}, {why}", "field", what)
-
-    def _why_aligned(self) -> str:
-        """Who wants the alignment, for refusals."""
-        for domain in self.domains:
-            if domain.granule == self.alignment:
-                return f"the smallest page of {domain.unit.name}"
-        for access in self.accesses:
-            if access.alignment == self.alignment:
-                return f"as {access} wants"
-        return "as large pages are turned off"
+        return misaligned(what, value, unit, self.alignment, why_aligned(self.alignment, self.domains, self.accesses))
 
     # -- unmapping
 
@@ -215,7 +199,7 @@ class IoPagetable:
                 tries = 0
             if blocking is None:
                 return Unmapped(removed, None)
-            error = _why_not(blocking, start, last)
+            error = why_not_unmapped(blocking, start, last)
             if error is None and tries == _TRIES:
                 error = refuse(EDEADLOCK, f"an access does not let go of area {blocking}", "area", blocking)
             if error is not None:
@@ -368,32 +352,9 @@ class IoPagetable:
         right = Area(middle, area.last, area.pages, area.byte_at(middle), area.prot)
         if self.domains:
             area.pages.claim(left.first_page, left.last_page)
-            area.pages.claim(right.first_page, right.last_page)
+            area.pages.claim(right.first_page, right.last_page)  # cannot fail: its borders are there, and it is pinned
             area.pages.release(area.first_page, area.last_page)
         self.areas.remove(area)
         self.areas.add(left)
         self.areas.add(right)
         self.room.forget_gaps()  # it may have heard of the whole area, and not yet looked at it
-
-
-def end_of_range(iova: int, length: int) -> int:
-    """The last byte of a range. Raises KernelError: EINVAL for no bytes, EOVERFLOW past the end of IOVA."""
-    if not length:
-        raise refuse(EINVAL, "length is 0", "field", "length")
-    last = iova + length - 1
-    if last > ULONG_MAX:
-        raise _past_the_end(iova, length)
-    return last
-
-
-def _past_the_end(iova: int, length: int) -> KernelError:
-    return refuse(EOVERFLOW, f"{length:#x} bytes from IOVA {iova:#x} run past the end of IOVA", "field", "length")
-
-
-def _why_not(area: Area, start: int, last: int) -> KernelError | None:
-    """Why an area cannot be unmapped with `start` to `last`, in the kernel's order; None: only accesses hold it."""
-    if area.locks:
-        return refuse(EBUSY, f"area {area} is locked by a hardware queue", "area", area)
-    if area.start < start or area.last > last:
-        return refuse(ENOENT, f"area {area} reaches beyond {start:#x}-{last:#x}, and areas go whole", "area", area)
-    return None
