@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.run.conftest import Runner
@@ -94,6 +97,62 @@ Machine()
 """,
         options,
     )
+
+
+def test_functions_of_one_group_are_unbound_while_one_of_them_is_open(run: Runner) -> None:
+    """Who waits for that one is answered when it is closed, and the group goes with it."""
+    options = [word for function in "01" for word in ("--device", f"edu,addr=0000:05:00.{function}")]
+    passes(
+        run,
+        """
+machine, asked = Machine(), os.eventfd(0)
+call(machine.device, 0x3B6E, "=5Ii", 4 | 32, 4, 0, 1, asked)
+results = []
+thread = threading.Thread(target=lambda: results.append(echo(f"{driver}/unbind", "0000:05:00.0")), daemon=True)
+thread.start()
+assert select.select([asked], [], [], 20)[0]
+assert echo(f"{driver}/unbind", "0000:05:00.1") == 0
+(group,) = os.listdir("/sys/class/vfio")
+machine.close()
+thread.join(20)
+assert results == [0] and os.listdir("/sys/class/vfio") == []
+""",
+        options,
+    )
+
+
+BROKEN = """
+import sys
+from ioas.run import Options, Supervisor, take_signals
+from ioas.soft.host.groups import VfioGroups
+def leave(self, device):
+    raise RuntimeError("a bug")
+VfioGroups.leave = leave
+mask = take_signals()
+from ioas.soft.host import SoftHost
+sys.exit(128 - Supervisor(SoftHost(["edu"]), sys.argv[1:], Options(), mask).run())
+"""
+
+
+def test_one_who_waits_gets_eio_where_a_bug_of_ours_keeps_the_device_from_being_let_go(run: Runner) -> None:
+    program = run.script(
+        START
+        + """
+machine, asked = Machine(), os.eventfd(0)
+call(machine.device, 0x3B6E, "=5Ii", 4 | 32, 4, 0, 1, asked)
+results = []
+thread = threading.Thread(target=lambda: results.append(echo(f"{driver}/unbind", "0000:01:00.0")), daemon=True)
+thread.start()
+assert select.select([asked], [], [], 20)[0]
+machine.close()
+thread.join(20)
+assert results == [errno.EIO], results
+"""
+    )
+    command = [sys.executable, "-B", "-c", BROKEN, *program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert "RuntimeError: a bug" in done.stderr
+    assert done.returncode == 128, done.stderr
 
 
 def test_one_who_waits_for_a_device_can_be_killed(run: Runner) -> None:

@@ -125,3 +125,18 @@ def test_unbinding_waits_until_the_device_is_closed(host: SoftHost) -> None:
     file.close()
     assert waiting.value.ended()
     assert bound(host) == {SECOND}
+
+
+def test_a_second_who_unbinds_does_not_take_the_device_from_whoever_has_bound_it_since(host: SoftHost) -> None:
+    file, waiting = host.open(LocalCaller(), "/dev/vfio/devices/vfio0", os.O_RDWR), []
+    for _ in range(2):
+        with pytest.raises(InUse) as each:
+            host.tree.write(f"{DRIVER}/unbind", FIRST.encode())
+        waiting.append(each.value)
+    file.close()
+    assert waiting[0].ended()
+    assert write(host, f"{DRIVER}/bind", FIRST) == 0
+    assert waiting[1].ended()
+    host.open(LocalCaller(), "/dev/vfio/devices/vfio0", os.O_RDWR).close()
+    assert bound(host) == {FIRST, SECOND}
+    assert "driver" in host.tree.listdir(DEVICE)

@@ -265,6 +265,47 @@ def test_unbinding_waits_for_devices_that_a_group_has_given_out(client: GroupCli
     assert client.group_of() not in client.host.nodes
 
 
+def test_a_group_stays_until_the_last_open_device_of_functions_that_are_all_to_go_is_closed() -> None:
+    unbind = "/sys/bus/pci/drivers/vfio-pci/unbind"
+    with program(*PAIR) as client:
+        first, second = client.host.functions
+        container = client.container(vfio.VFIO_TYPE1v2_IOMMU, first)
+        group, node = client.fds[-1], client.group_of(first)
+        device = client.device(group, first)
+        with pytest.raises(InUse) as waiting:
+            client.host.tree.write(unbind, first.encode())
+        client.host.tree.write(unbind, second.encode())
+        assert node in client.host.nodes
+        assert client.status(group) == VIABLE | CONTAINER_SET
+        assert client.info(container)[0].iova_pgsizes & 4096
+        assert not waiting.value.ended()
+        client.close(device)
+        assert waiting.value.ended()
+        assert node not in client.host.nodes
+        with refused(errno.EINVAL):
+            client.info(container)
+
+
+@pytest.mark.parametrize("request_", [vfio.VFIO_GROUP_SET_CONTAINER, vfio.VFIO_GROUP_GET_DEVICE_FD])
+def test_a_call_on_a_group_that_is_closed_meanwhile_is_refused_and_leaves_nothing(
+    client: GroupClient, group: int, request_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = client.caller.memory
+    place = memory.map(1)
+    fd = client.open("/dev/iommu").to_bytes(4, "little")
+    memory.write(place, fd if request_ == vfio.VFIO_GROUP_SET_CONTAINER else f"{BDF}\0".encode())
+    file, read = client.file(group), memory.read
+
+    def closing(address: int, length: int) -> bytes:
+        file.close()
+        return read(address, length)
+
+    monkeypatch.setattr(memory, "read", closing)
+    with refused(errno.EBADF):
+        client.ioctl(group, request_, place)
+    assert client.status(client.open(client.group_of())) == VIABLE
+
+
 def test_groups_are_files_without_contents(client: GroupClient, group: int) -> None:
     file = client.file(group)
     with refused(errno.EINVAL):

@@ -180,6 +180,24 @@ def test_vfs_that_are_open_keep_whoever_wants_them_gone_waiting(client: GroupCli
     os.close(event)
 
 
+@pytest.mark.parametrize("second", ["numvfs", "unbind"])
+def test_two_who_want_the_same_vfs_gone_wait_for_the_same(client: GroupClient, second: str) -> None:
+    enable(client, 2)
+    bind(client, PF, ONE)
+    virtual, waiting = bind(client, VF1, ONE), []
+    numvfs = f"{SYSFS}/{PF}/sriov_numvfs", b"0"
+    for path, text in (numvfs, numvfs if second == "numvfs" else (f"{DRIVER}/unbind", PF.encode())):
+        with pytest.raises(InUse) as each:
+            client.host.tree.write(path, text)
+        waiting.append(each.value)
+    client.close(virtual)
+    assert waiting[0].ended()
+    assert not client.host.functions[PF].virtual_functions
+    assert waiting[1].ended() == (second == "numvfs")  # who unbinds the PF waits for that as well
+    client.close()
+    assert waiting[1].ended()
+
+
 def test_a_vf_is_opened_with_the_token_of_its_pf(client: GroupClient) -> None:
     enable(client, 2)
     bind(client, PF, ONE)

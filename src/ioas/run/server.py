@@ -117,11 +117,21 @@ class Server:
 
     def _answer_waiting(self) -> None:
         """Answer the calls that waited for what has been closed."""
-        for call, pending in [entry for entry in self._waiting if entry[1].ended()]:
-            self._waiting.remove((call, pending))
-            self._guard(self.stage.update)
-            with suppress(Gone):  # killed meanwhile; what it asked for has been done
-                self.listener.answer(call.ident, pending.result)
+        for call, pending in tuple(self._waiting):
+            result = self._result_of(pending)
+            if result is not None:
+                self._waiting.remove((call, pending))
+                self._guard(self.stage.update)
+                with suppress(Gone):  # killed meanwhile; what it asked for has been done
+                    self.listener.answer(call.ident, result)
+
+    def _result_of(self, pending: Pending) -> int | None:
+        """What a call that waits is answered with; None while it has to wait on."""
+        try:
+            return pending.result if pending.ended() else None
+        except Exception as error:  # a bug must not leave the program waiting for ever, nor others that wait
+            self.reporter.bug(error)
+            return -EIO
 
     def _carry_out(self, call: Call) -> int | Outcome:
         try:

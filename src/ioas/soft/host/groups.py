@@ -45,6 +45,7 @@ class VfioGroups:
             group = self._groups[members.id] = VfioGroup(members, number)
             self._show(group)
         group.devices.insert(0, device)
+        group.drivers += 1
         device.group = group
 
     def unregister(self, device: VfioDevice) -> None:
@@ -55,7 +56,10 @@ class VfioGroups:
     def leave(self, device: VfioDevice) -> None:
         """vfio-pci has let go of `device`, and with the last one the group goes (vfio_device_remove_group)."""
         group, device.group = device.group, None
-        if group is None or group.devices:
+        if group is None:
+            return
+        group.drivers -= 1
+        if group.drivers:
             return
         del self._groups[group.group.id]
         self._nodes.remove(f"/dev/vfio/{group.name}")

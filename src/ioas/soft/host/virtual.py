@@ -35,6 +35,8 @@ class VirtualFunctions:
         self._tree = tree
         self._binding = binding
         self._make = make
+        self._going: dict[str, Callable[[], bool]] = {}
+        """By PF: what tells whether its VFs are gone, while they are to go."""
         self._enabled = any(function.find(SrIov) for function in topology.functions.values())
         """The parameter enable_sriov of vfio-pci: on from the beginning where a function has VFs."""
         serve_switch(tree, _PARAMETER, lambda: self._enabled, self._set_enabled)
@@ -76,7 +78,13 @@ class VirtualFunctions:
             self._binding.add(made)
 
     def _begin_to_disable(self, physical: Function) -> Callable[[], bool]:
-        """Ask whoever has VFs open to close them; what tells whether all are gone, and lets those go that can."""
+        """Ask whoever has VFs open to close them; what tells whether all are gone, and lets those go that can.
+
+        Whoever wants the same meanwhile waits for the same: the kernel lets them in one after the other (device_lock).
+        """
+        name = str(physical.bdf)
+        if name in self._going:
+            return self._going[name]
         left = list(physical.virtual_functions)
         waiting: list[Callable[[], bool]] = []
 
@@ -90,9 +98,12 @@ class VirtualFunctions:
                 self._binding.forget(bdf)
                 self._remove(left.pop(0))
                 waiting.clear()
-            self._binding.devices[str(physical.bdf)].has_virtual = False
+            if self._going.get(name) is ended:
+                del self._going[name]
+                self._binding.devices[name].has_virtual = False
             return True
 
+        self._going[name] = ended
         return ended
 
     def _remove(self, function: VirtualFunction) -> None:

@@ -75,6 +75,8 @@ class VfioPci:
         self._others = others
         self._overrides: dict[str, str] = dict.fromkeys(functions.keys() - others.elsewhere, NAME)
         others.share(self._overrides.get, bound.__contains__)
+        self._going: dict[str, Callable[[], bool]] = {}
+        """Of the functions that it is to let go of: what `begin_to_unbind` has returned."""
         self._ids: list[PciId] = []
         stores = {"bind": self._bind, "unbind": self._unbind, "new_id": self._add_id, "remove_id": self._remove_id}
         for name, store in stores.items():
@@ -120,16 +122,25 @@ class VfioPci:
             raise InUse(ended)
 
     def begin_to_unbind(self, bdf: str) -> Callable[[], bool]:
-        """Let go of a function, if the driver has it; what tells whether that is over, and completes it when it is."""
-        free = self._remove(bdf) if bdf in self._bound else None
+        """Let go of a function, if the driver has it; what tells whether that is over, and completes it when it is.
+
+        Whoever wants the same meanwhile waits for the same: the kernel lets them in one after the other (device_lock).
+        """
+        if bdf not in self._bound:
+            return lambda: True
+        if bdf in self._going:
+            return self._going[bdf]
+        free = self._remove(bdf)
 
         def ended() -> bool:
-            if bdf in self._bound and free is not None and free():
+            if self._going.get(bdf) is ended and free():
+                del self._going[bdf]
                 self._bound.discard(bdf)
                 self._tree.remove(f"{_DRIVER}/{bdf}")
                 self._tree.remove(f"{path_of(self._functions[bdf])}/driver")
-            return bdf not in self._bound
+            return self._going.get(bdf) is not ended
 
+        self._going[bdf] = ended
         return ended
 
     def add(self, bdf: str, function: Function) -> None:

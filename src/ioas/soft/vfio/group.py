@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import select
 import struct
-from collections.abc import Callable
-from errno import EBADFD, EBUSY, EINVAL, ENODEV, ENOTTY
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from errno import EBADF, EBADFD, EBUSY, EINVAL, ENODEV, ENOTTY
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, WrongFile, refuse
@@ -47,6 +48,8 @@ class VfioGroup:
         """The node's, below /dev/vfio."""
         self.devices: list[VfioDevice] = []
         """Those that vfio-pci has, the latest first."""
+        self.drivers = 0
+        """How many it has or has yet to let go of: open devices keep the group, though it gives them out no more."""
         self.file: GroupFile | None = None
         """Who has it open."""
         self.container: Container | None = None
@@ -205,7 +208,7 @@ class GroupFile(GroupProof):
         """VFIO_GROUP_GET_STATUS. Raises KernelError: EFAULT, EINVAL, ENODEV without functions."""
         status = copy_in(argument, uapi.vfio_group_status, "flags")
         group = self.group
-        with self._lock:
+        with self._kept_open():
             if group.gone:
                 raise refuse(ENODEV, "vfio-pci has no function of the group any more", "group", group.name)
             status.flags = 0
@@ -219,13 +222,13 @@ class GroupFile(GroupProof):
     def set_container(self, caller: Caller, argument: Argument) -> int:
         """VFIO_GROUP_SET_CONTAINER. Raises KernelError: EFAULT, EBADF, and as `VfioGroup.set_container`."""
         (fd,) = struct.unpack("i", argument.read(0, 4))
-        with self._lock:
+        with self._kept_open():
             self.group.set_container(caller, fd)
         return 0
 
     def unset_container(self, caller: Caller, argument: Argument) -> int:
         """VFIO_GROUP_UNSET_CONTAINER. Raises KernelError as `VfioGroup.unset_container`."""
-        with self._lock:
+        with self._kept_open():
             self.group.unset_container()
         return 0
 
@@ -236,7 +239,7 @@ class GroupFile(GroupProof):
         has it; and as `VfioGroup.use`.
         """
         name = _string(argument)
-        with self._lock:
+        with self._kept_open():
             device = next((device for device in self.group.devices if match(device, name)), None)
             if device is None:
                 known = ", ".join(device.name for device in self.group.devices)
@@ -252,6 +255,17 @@ class GroupFile(GroupProof):
         except BaseException:
             file.close()
             raise
+
+    @contextmanager
+    def _kept_open(self) -> Iterator[None]:
+        """Hold the machine's lock, with the file open: another thread may have closed it meanwhile.
+
+        In the kernel a call holds its file open; a closed file of ours refuses. Raises KernelError(EBADF).
+        """
+        with self._lock:
+            if self.closed:
+                raise refuse(EBADF, "the group file has been closed during the call", "group", self.group.name)
+            yield
 
     def make(self, device: VfioDevice) -> GroupDevice:
         """The file for a device that has been opened."""
