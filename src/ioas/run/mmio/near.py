@@ -65,11 +65,6 @@ class Near:
         self._next_tick = self._not_before = 0.0
         self._timer: _Ticks | None = None
 
-    @property
-    def keeps(self) -> bool:
-        """Whether there are kept threads. From any thread."""
-        return bool(self._kept)
-
     def resume(self, thread: int, arrived: int) -> None:
         """Let it go on, near us; it has stopped at `arrived` (time.monotonic_ns). Raises ProcessLookupError."""
         if thread in self._kept:
@@ -104,10 +99,18 @@ class Near:
             self._let_go(thread)
 
     def forked(self, parent: int, child: int) -> None:
-        """`parent` has made `child`, which has inherited its affinity, and stands before its first instruction."""
-        if (mask := self._kept.get(parent)) is not None:
+        """`parent` has made `child`, which has inherited its affinity, and stands before its first instruction.
+
+        Nor shall a child keep ours that was made while its maker was being woken.
+        """
+        mask = self._kept.get(parent)
+        if mask is not None:
             self._let_go(parent)
             _set_affinity(child, self._size, mask)
+            return
+        _get_affinity(child, self._size, self._theirs_at)
+        if bytes(self._theirs) == bytes(self._home) and _get_affinity(parent, self._size, self._theirs_at) == 0:
+            _set_affinity(child, self._size, self._theirs_at)
 
     def executes(self, former: int, thread: int) -> None:
         """A thread executes another program, and has the number `thread` now; it is about to be let go of."""

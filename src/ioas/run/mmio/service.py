@@ -103,7 +103,7 @@ class Mmio:
 
     def let_spread(self) -> None:
         """Let threads run on all processors that are theirs, before the program asks or says which these are."""
-        if self._traps.near.keeps:
+        if self._tracer.is_quiet:  # it has tracees: one of them may be kept, or just be being woken
             with suppress(Busy):
                 self._tracer.submit(self._traps.near.let_all_go)
 
