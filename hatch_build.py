@@ -1,10 +1,12 @@
 """Builds the compiled part, `src/ioas/run/mmio/*.c`, when ioas is installed, where there is a C compiler.
 
-Nothing needs it (`ioas.run.mmio.compiled`): without a compiler, or on another system, ioas is installed without it.
+Nothing needs it (`ioas.run.mmio.compiled`): without a compiler, or on another system, ioas is installed without it. It
+holds the digest of what it was built from, so that it is not used when these files have changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -32,7 +34,10 @@ class Compile(BuildHookInterface[Any]):
         compiler = shutil.which(os.environ.get("CC", "cc"))
         if self.target_name != "wheel" or not compiler or (sys.platform, platform.machine()) != ("linux", "x86_64"):
             return
-        done = subprocess.run([compiler, *FLAGS, "-o", target, *sources], check=False)
-        if done.returncode == 0:
+        digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+        made = target.with_suffix(".new")
+        command = [compiler, *FLAGS, f'-DSOURCES="{digest}"', "-o", made, *sources]
+        if subprocess.run(command, check=False).returncode == 0:
+            made.replace(target)  # whole at once, for who runs meanwhile
             build_data["artifacts"].append(str(TARGET))
             build_data.update(pure_python=False, tag="py3-none-linux_x86_64")

@@ -197,16 +197,21 @@ def _pinning(reason: str) -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     with Maps() as maps:
         quick = maps.can_query()
-    yield _choose(
-        "mapped BARs",
-        compiled.library() is not None,
-        "loads and stores are trapped by the compiled part; with --mmio poll they are not carried out one by one",
-        "the compiled part is not there (no C compiler when ioas was installed): a trap takes half as long again, and "
-        "--mmio poll can lose a store that races with what the device changes",
-    )
+    yield _mapped_bars()
     yield _choose(
         "memory areas", quick, "asked for by PROCMAP_QUERY", "before Linux 6.11: maps are read as text, MAP is slower"
     )
+
+
+def _mapped_bars() -> Finding:
+    name = "mapped BARs"
+    try:
+        compiled.load()
+    except compiled.Missing as error:
+        cost = "a trap takes half as long again, and --mmio poll can lose a store that races with a change by the device"
+        return Finding(name, "degraded", f"the compiled part is not used ({error}): {cost}")
+    text = "loads and stores are trapped by the compiled part; with --mmio poll they are not carried out one by one"
+    return Finding(name, "ok", text)
 
 
 def _stage() -> Finding:

@@ -2,13 +2,15 @@
 
 Optional. It is built when ioas is installed, where there is a C compiler (`hatch_build.py`); without it, or with
 ``IOAS_COMPILED=no``, everything goes by `ioas.run.mmio.faults`, which takes half as long again. What it does is
-described there.
+described there. One that was built from other sources than stand here - they have been updated, and ioas has not been
+installed anew - does not fit this module, and counts as none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import time
 from collections.abc import Sized
@@ -20,7 +22,10 @@ from ioas.run.mmio.bus import Inode, Windows
 from ioas.run.mmio.near import Near
 
 LIBRARY = Path(__file__).with_name("native.so")
+SOURCES = tuple(LIBRARY.with_name(name) for name in ("trap.c", "poll.c"))
+"""In the order in which the compiled part has their digest."""
 SWITCH = "IOAS_COMPILED"
+_DIGEST = 64
 _WORDS = 8
 _THREAD, _STATUS, _WINDOW, _OFFSET, _SIZE, _STORE, _VALUE, _NEAR = range(_WORDS)
 _ACCESS = 0
@@ -48,14 +53,33 @@ class Move:
     displacement: int
 
 
+class Missing(Exception):  # noqa: N818 - a state, not an error
+    """There is no compiled part to use; the text says why."""
+
+
 def library() -> ctypes.CDLL | None:
-    """The compiled part; None where there is none, or it is not wanted."""
-    if os.environ.get(SWITCH) == "no":
-        return None
+    """The compiled part; None where there is none that fits, or it is not wanted."""
     try:
-        return ctypes.CDLL(str(LIBRARY))
-    except OSError:
+        return load()
+    except Missing:
         return None
+
+
+def load() -> ctypes.CDLL:
+    """The compiled part. Raises Missing."""
+    if os.environ.get(SWITCH) == "no":
+        raise Missing(f"{SWITCH} is no")
+    if not LIBRARY.exists():
+        raise Missing("no C compiler when ioas was installed")
+    try:
+        compiled = ctypes.CDLL(str(LIBRARY))
+        built_from = (ctypes.c_char * _DIGEST).in_dll(compiled, "compiled_sources").raw
+        here = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise Missing(f"{error}; install ioas anew") from error
+    if built_from != here.encode():
+        raise Missing("built from other sources than are here now; install ioas anew, or `make setup` in its tree")
+    return compiled
 
 
 class Accesses:

@@ -93,6 +93,9 @@ static struct move *slot(struct state *state, const uint8_t *code) {
 	return state->moves + ((low * 0x9E3779B97F4A7C15u ^ high * 0xC2B2AE3D27D4EB4Fu) >> 52) % MOVES;
 }
 
+/* What this has been built from (hatch_build.py): a string. */
+const char compiled_sources[] = SOURCES;
+
 /* Bytes that ioas.run.mmio.compiled asks for. */
 uint64_t trap_size(void) { return sizeof(struct state); }
 
