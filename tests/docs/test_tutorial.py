@@ -74,6 +74,13 @@ def test_a_command_of_the_page_says_what_the_page_shows(
         assert (done.stdout, done.stderr) == (shown, "")
 
 
+def test_the_package_is_its_model_whatever_else_of_the_page_lies_beside_it(place: Path) -> None:
+    pytest.importorskip("setuptools", reason="newer Pythons make environments without it")
+    done = run(place, "PYTHONWARNINGS= python -c 'import setuptools; setuptools.setup()' -q egg_info")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (place / "crc_device.egg-info/top_level.txt").read_text() == "crc\n"
+
+
 def test_the_device_is_taken_along_with_what_is_in_no_register(place: Path) -> None:
     text = """
         from crc import Crc

@@ -208,7 +208,7 @@ def _mapped_bars() -> Finding:
     try:
         compiled.load()
     except compiled.Missing as error:
-        cost = "a trap takes half as long again, and --mmio poll can lose a store that races with a change by the device"
+        cost = "a trap takes half as long again, and --mmio poll can lose a store that races with what the device does"
         return Finding(name, "degraded", f"the compiled part is not used ({error}): {cost}")
     text = "loads and stores are trapped by the compiled part; with --mmio poll they are not carried out one by one"
     return Finding(name, "ok", text)
