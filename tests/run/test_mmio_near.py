@@ -86,6 +86,56 @@ print(set(seen) == {whole})
     assert output(run, source) == "0 " * 10 + "True\n"
 
 
+def test_nor_do_children_on_a_busy_machine(run: Runner) -> None:
+    source = """
+whole = allowed()
+read, write = os.pipe()
+for _ in range(4):
+    if os.fork() == 0:
+        os.close(write)
+        os.set_blocking(read, False)
+        while True:
+            try:
+                os.read(read, 1)
+                os._exit(0)
+            except BlockingIOError:
+                pass
+os.close(read)
+confined = 0
+for _ in range(150):
+    access(100)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(allowed() != whole)
+    confined += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(confined)
+"""
+    assert output(run, source) == "0\n"
+
+
+def test_a_bar_can_be_mapped_while_threads_are_made(run: Runner) -> None:
+    source = """
+from mmio import unmap
+done = threading.Event()
+def make():
+    while not done.is_set():
+        threads = [threading.Thread(target=lambda: None) for _ in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+makers = [threading.Thread(target=make) for _ in range(3)]
+[maker.start() for maker in makers]
+try:
+    for _ in range(100):
+        at = device.map(4096)
+        unmap(at, 4096)
+finally:
+    done.set()
+[maker.join() for maker in makers]
+print("mapped")
+"""
+    assert output(run, source) == "mapped\n"
+
+
 def test_who_has_stopped_accessing_may_run_anywhere(run: Runner) -> None:
     source = """
 whole = allowed()

@@ -17,7 +17,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ioas.run.jobs import NUDGE
 
@@ -58,6 +58,8 @@ class Near:
         self._home_word = self._home_bit = 0
         self._kept: dict[int, bytes] = {}
         """The affinity that each has by right."""
+        self._given: dict[int, bytes] = {}
+        """The affinity that children got whose makers are not known yet."""
         self._own_counts: dict[int, int] = {}
         self._count = count or self._count_own
         self._recent: dict[int, tuple[int, int]] = {}
@@ -98,19 +100,26 @@ class Near:
         for thread in tuple(self._kept):
             self._let_go(thread)
 
-    def forked(self, parent: int, child: int) -> None:
-        """`parent` has made `child`, which has inherited its affinity, and stands before its first instruction.
-
-        Nor shall a child keep ours that was made while its maker was being woken.
-        """
-        mask = self._kept.get(parent)
-        if mask is not None:
-            self._let_go(parent)
-            _set_affinity(child, self._size, mask)
+    def born(self, child: int, makers: Iterable[int]) -> None:
+        """`child` stands before its first instruction, and which of `makers` has made it will be told (`forked`)."""
+        if self._affinity(child) != bytes(self._home):
             return
-        _get_affinity(child, self._size, self._theirs_at)
-        if bytes(self._theirs) == bytes(self._home) and _get_affinity(parent, self._size, self._theirs_at) == 0:
-            _set_affinity(child, self._size, self._theirs_at)
+        masks = [mask for maker in makers if (mask := self._kept.get(maker) or self._affinity(maker))]
+        if masks:
+            self._given[child] = masks[0]
+            _set_affinity(child, self._size, masks[0])
+
+    def forked(self, parent: int, child: int) -> None:
+        """`parent` has made `child`, which has inherited its affinity: ours, if it was kept or just being woken.
+
+        What the child has set meanwhile it keeps; it may be running (`born`).
+        """
+        ours = self._given.pop(child, None) or bytes(self._home)
+        if parent in self._kept:
+            self._let_go(parent)
+        mask = self._affinity(parent)
+        if mask and self._affinity(child) == ours:
+            _set_affinity(child, self._size, mask)
 
     def executes(self, former: int, thread: int) -> None:
         """A thread executes another program, and has the number `thread` now; it is about to be let go of."""
@@ -121,6 +130,7 @@ class Near:
     def ended(self, thread: int) -> None:
         """A thread is gone; its number may be another's."""
         self._recent.pop(thread, None)
+        self._given.pop(thread, None)
         if self._kept.pop(thread, None) and self._timer and not self._kept:
             self._timer.every(0)
 
@@ -130,6 +140,10 @@ class Near:
         if self._timer:
             self._timer.close()
             self._timer = None
+
+    def _affinity(self, thread: int) -> bytes:
+        """As it is now; empty when the thread is gone."""
+        return bytes(self._theirs) if _get_affinity(thread, self._size, self._theirs_at) == 0 else b""
 
     def _comes_often(self, thread: int, arrived: int) -> bool:
         last, times = self._recent.get(thread, (0, 0))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from ioas.run import ptrace
 from ioas.run.jobs import DEAD, state
@@ -75,14 +76,22 @@ class Traps:
 
     def _seize(self, process: int) -> None:
         """Take all threads, and look again, for those that have not been taken yet may have made others."""
-        while new := [one for one in _threads(process) if not self._tracer.owns(one) and state(one) not in DEAD]:
+        ours: set[int] = set()
+        """Made by one that is taken, which has not told yet: so they are taken too."""
+
+        def is_new(thread: int) -> bool:
+            return thread not in ours and not self._tracer.owns(thread) and state(thread) not in DEAD
+
+        while new := list(filter(is_new, _threads(process))):
             for thread in new:
                 try:
                     self._tracer.seize(thread, _OPTIONS)
                 except ProcessLookupError:
                     continue
                 except PermissionError as error:
-                    if state(thread) not in DEAD:
+                    if self._tracer.traces(thread):
+                        ours.add(thread)
+                    elif state(thread) not in DEAD:
                         raise Traced(_why_not(thread)) from error
 
     def handle(self, stop: Stop) -> None:
@@ -127,7 +136,17 @@ class Traps:
             ptrace.listen(thread)
             self._stopped(thread, stop.signal)
         else:
+            if not self._tracer.owns(thread):
+                self._born(thread)
             ptrace.resume(thread)
+
+    def _born(self, thread: int) -> None:
+        """It is new, and found before its maker's stop is: the kernel lets it run first (kernel_clone)."""
+        self._tracer.adopt(thread)
+        with suppress(OSError):
+            processes = _process_of(thread), _status(thread, "PPid:")
+            makers = [each for each, space in self._threads.items() if space.process in processes]
+            self.near.born(thread, makers)
 
     def ended(self, thread: int) -> None:
         """A thread that was traced is gone."""
