@@ -71,7 +71,7 @@ _LIMITED = ("space", "group")
 """Kinds in which a limit of locked memory shows."""
 _BEGINNINGS: dict[str, Callable[[World], list[Step]]] = {
     "device": lambda world: device_steps.beginning(),
-    "tables": lambda world: table_steps.beginning(),
+    "tables": table_steps.beginning,
     "compat": compat_steps.beginning,
     "group": group_steps.beginning,
     "container": group_steps.beginning,

@@ -12,8 +12,8 @@ _TABLE_DATA, _TABLE_ENTRY, _VIOMMU, _VEVENTQ, _QUEUE = 0xDEAD, 0xDEADBEEF, 0xDEA
 _FILE = ["iommufd", 0]
 
 
-def beginning() -> list[Step]:
-    """A device with everything, a parent for nested tables, a nested one, and data for such."""
+def beginning(world: World) -> list[Step]:
+    """A device with everything, a parent for nested tables, a nested one, and data for such; perhaps all in use."""
     call = [0, "call", _FILE]
     parent = {"dev_id": ["device", 0], "pt_id": ["ioas", 0], "flags": _NEST_PARENT}
     nested = {
@@ -25,7 +25,7 @@ def beginning() -> list[Step]:
     }
     viommu = {"dev_id": ["device", 0], "hwpt_id": ["parent", 0], "type": _VIOMMU}
     tracking = {"dev_id": ["device", 0], "pt_id": ["ioas", 0], "flags": _DIRTY_TRACKING}
-    return [
+    steps: list[Step] = [
         [0, "open", "iommufd"],
         [*call, "IOAS_ALLOC", {}],
         [*call, "MOCK", {"op": 12, "id": ["ioas", 0], "dev_flags": 4}],
@@ -34,6 +34,48 @@ def beginning() -> list[Step]:
         [*call, "HWPT_ALLOC", nested],
         [*call, "HWPT_ALLOC", tracking],
         [*call, "VIOMMU_ALLOC", viommu],
+    ]
+    return steps + world.choose((_behind_viommu, _asking, _with_pasids, list))()
+
+
+def _behind_viommu() -> list[Step]:
+    """The device on a nested table of the vIOMMU, with a queue of its events."""
+    call = [0, "call", _FILE]
+    nested = {"dev_id": ["device", 0], "pt_id": ["viommu", 0], "data_type": _TABLE_DATA, "data_len": 8}
+    vdevice = {"viommu_id": ["viommu", 0], "dev_id": ["device", 0], "virt_id": 1}
+    return [
+        [*call, "HWPT_ALLOC", {**nested, "data_uptr": SCRATCH}],
+        [*call, "VDEVICE_ALLOC", vdevice],
+        [*call, "VEVENTQ_ALLOC", {"viommu_id": ["viommu", 0], "type": _VEVENTQ, "veventq_depth": 2}],
+        [*call, "REPLACE", {"op": 10, "id": ["mock", 0], "pt_id": ["nested", 1]}],
+        [*call, "TRIGGER_VEVENT", {"op": 17, "dev_id": ["device", 0]}],
+    ]
+
+
+def _asking() -> list[Step]:
+    """The device on a table with a fault queue, in which two requests wait."""
+    call = [0, "call", _FILE]
+    table = {"dev_id": ["device", 0], "pt_id": ["ioas", 0], "flags": _FAULT_ID_VALID, "fault_id": ["fault", 0]}
+    request = {"op": 15, "dev_id": ["device", 0], "pasid": U32_MAX, "perm": 1, "addr": BASE}
+    return [
+        [*call, "FAULT_ALLOC", {}],
+        [*call, "HWPT_ALLOC", table],
+        [*call, "REPLACE", {"op": 10, "id": ["mock", 0], "pt_id": ["table", -1]}],
+        [*call, "TRIGGER_IOPF", {**request, "grpid": 1}],
+        [*call, "TRIGGER_IOPF", {**request, "grpid": 2, "pasid": 0}],
+    ]
+
+
+def _with_pasids() -> list[Step]:
+    """The device and a PASID of it on tables for that, and one that every second time cannot be attached."""
+    call = [0, "call", _FILE]
+    table = {"dev_id": ["device", 0], "pt_id": ["ioas", 0], "flags": _PASID}
+    return [
+        [*call, "HWPT_ALLOC", table],
+        [*call, "HWPT_ALLOC", table],
+        [*call, "REPLACE", {"op": 10, "id": ["mock", 0], "pt_id": ["compatible", 0]}],
+        [*call, "PASID", {"op": 18, "id": ["mock", 0], "pasid": 1024, "pt_id": ["compatible", 1]}],
+        [*call, "PASID", {"op": 19, "id": ["mock", 0], "pasid": 1024, "pt_id": ["compatible", 0]}],
     ]
 
 
@@ -259,6 +301,30 @@ def _close(world: World) -> Step:
     return [0, "close", world.choose(("events", "dmabuf")), world.number(0, 2)]
 
 
+def _rlimit(world: World) -> Step:
+    """Of an iommufd that may have no objects yet."""
+    fields = {"option_id": 0, "op": world.choose((0, 0, 1)), "val64": world.choose((0, 1, 2))}
+    return world.call(["iommufd", 1], "OPTION", **fields)
+
+
+def _odd_file(world: World) -> Step:
+    """What the files that calls have made do not do."""
+    kind = world.choose(("access", "events", "events", "dmabuf"))
+    if world.percent(40):
+        return [0, "request", [kind, 0], 0x3B80, 0]
+    if world.percent(50):
+        return [0, "read", [kind, 0], 8, 0]
+    return [0, "window", kind, 0, PAGE, 1, 1]
+
+
+def _odd_test(world: World) -> Step:
+    """A test operation that there is not, or a reservation at the end of IOVA."""
+    if world.percent(30):
+        return world.call(_FILE, "TEST", op=world.choose((0, 24, 99)), id=world.id("ioas"))
+    start = world.choose((ULONG_MAX, -PAGE & ULONG_MAX))
+    return world.call(_FILE, "RESERVE", op=1, id=world.id("ioas"), start=start, length=2 * PAGE)
+
+
 def weighted(world: World) -> list[tuple[int, Make]]:
     """Every step of this kind, and how often it comes."""
     return [
@@ -287,6 +353,9 @@ def weighted(world: World) -> list[tuple[int, Make]]:
         (2, _hw_info),
         (1, _change_process),
         (2, _physical),
+        (1, _rlimit),
+        (2, _odd_file),
+        (1, _odd_test),
         (3, _trigger_event),
         (5, _destroy),
         (3, _dma_buf),
