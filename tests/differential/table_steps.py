@@ -35,7 +35,7 @@ def beginning(world: World) -> list[Step]:
         [*call, "HWPT_ALLOC", tracking],
         [*call, "VIOMMU_ALLOC", viommu],
     ]
-    return steps + world.choose((_behind_viommu, _asking, _with_pasids, list))()
+    return steps + world.choose((_behind_viommu, _asking, list))()
 
 
 def _behind_viommu() -> list[Step]:
@@ -63,19 +63,6 @@ def _asking() -> list[Step]:
         [*call, "REPLACE", {"op": 10, "id": ["mock", 0], "pt_id": ["table", -1]}],
         [*call, "TRIGGER_IOPF", {**request, "grpid": 1}],
         [*call, "TRIGGER_IOPF", {**request, "grpid": 2, "pasid": 0}],
-    ]
-
-
-def _with_pasids() -> list[Step]:
-    """The device and a PASID of it on tables for that, and one that every second time cannot be attached."""
-    call = [0, "call", _FILE]
-    table = {"dev_id": ["device", 0], "pt_id": ["ioas", 0], "flags": _PASID}
-    return [
-        [*call, "HWPT_ALLOC", table],
-        [*call, "HWPT_ALLOC", table],
-        [*call, "REPLACE", {"op": 10, "id": ["mock", 0], "pt_id": ["compatible", 0]}],
-        [*call, "PASID", {"op": 18, "id": ["mock", 0], "pasid": 1024, "pt_id": ["compatible", 1]}],
-        [*call, "PASID", {"op": 19, "id": ["mock", 0], "pasid": 1024, "pt_id": ["compatible", 0]}],
     ]
 
 
@@ -194,7 +181,8 @@ def _trigger_request(world: World) -> Step:
 
 
 def _events(world: World) -> Step:
-    return [0, "events", world.number(0, 2), world.choose((4096, 4096, 40, 48, 80, 39, 0, 8, 12, 7, 20))]
+    # Whole faults: a queue that is emptied by others than a reader looks as if it were not until the next read.
+    return [0, "events", world.number(0, 2), world.choose((4000, 4000, 40, 80, 120))]
 
 
 def _respond(world: World) -> Step:

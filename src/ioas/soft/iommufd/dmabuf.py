@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from errno import EBADF, EINVAL, ENODEV, ENOTTY, EOPNOTSUPP
+from errno import EBADF, EINVAL, ENODEV, ENOTTY, EOPNOTSUPP, ESPIPE
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -106,12 +106,12 @@ class DmaBufFile:
         raise refuse(ENOTTY, "this DMA-BUF has no requests", "request", f"{request:#x}")
 
     def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
-        """EINVAL."""
-        raise refuse(EINVAL, "a DMA-BUF cannot be read", "file", "dmabuf")
+        """EINVAL; ESPIPE at an offset."""
+        raise refuse(EINVAL if offset is None else ESPIPE, "a DMA-BUF cannot be read", "file", "dmabuf")
 
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
-        """EINVAL."""
-        raise refuse(EINVAL, "a DMA-BUF cannot be written", "file", "dmabuf")
+        """As `read`."""
+        raise refuse(EINVAL if offset is None else ESPIPE, "a DMA-BUF cannot be written", "file", "dmabuf")
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
         """EINVAL: its exporter lets nobody map it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from errno import EBADE, EBADFD, EINVAL, ENODEV, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP, EOVERFLOW
+from errno import EBADE, EBADFD, EINVAL, ENODEV, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP, EOVERFLOW, ESPIPE
 from typing import TYPE_CHECKING, NamedTuple
 
 from ioas.errors import KernelError, refuse
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ioas.soft.iommufd.context import Context
 
+_NAME = "[iommufd_test_staccess]"
 _LENGTH_MAX = 16 << 20
 _ALWAYS_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 
@@ -87,16 +88,16 @@ class AccessFile:
         raise refuse(ENOTTY, "a test access has no requests", "request", f"{request:#x}")
 
     def read(self, caller: Caller, length: int, offset: int | None) -> bytes:
-        """EINVAL."""
-        raise refuse(EINVAL, "a test access cannot be read", "file", "[iommufd_test_staccess]")
+        """EINVAL; ESPIPE at an offset, which no anonymous file has."""
+        raise refuse(EINVAL if offset is None else ESPIPE, "a test access cannot be read", "file", _NAME)
 
     def write(self, caller: Caller, data: bytes, offset: int | None) -> int:
-        """EINVAL."""
-        raise refuse(EINVAL, "a test access cannot be written", "file", "[iommufd_test_staccess]")
+        """As `read`."""
+        raise refuse(EINVAL if offset is None else ESPIPE, "a test access cannot be written", "file", _NAME)
 
     def mmap(self, caller: Caller, length: int, protection: int, flags: int, offset: int) -> int:
         """ENODEV in the kernel, which says it for every file that cannot be mapped."""
-        raise refuse(ENODEV, "a test access cannot be mapped", "file", "[iommufd_test_staccess]")
+        raise refuse(ENODEV, "a test access cannot be mapped", "file", _NAME)
 
     def poll(self, caller: Caller) -> int:
         """Always ready."""
