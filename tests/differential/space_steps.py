@@ -80,7 +80,8 @@ def _lists(world: World) -> Step:
     numbers: list[int] = []
     for _ in range(2):
         first = world.iova()
-        numbers += [first, min(first + world.length(64) - 1, ULONG_MAX) if world.percent(95) else world.iova()]
+        last = max(first + world.length(64) - 1, 0)
+        numbers += [first, min(last, ULONG_MAX) if world.percent(95) else world.iova()]
     return [0, "lists", numbers]
 
 

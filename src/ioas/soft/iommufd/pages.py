@@ -12,11 +12,12 @@ is a single piece, and there may be a million `Pages`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from errno import EPERM
+from errno import EOVERFLOW, EPERM
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
 from ioas.host import PAGE_SHIFT, AddressSpace, PinSource
+from ioas.soft.iommufd.ranges import ULONG_MAX
 from ioas.soft.memory import AccountMode, Held, Segment, Span
 
 if TYPE_CHECKING:
@@ -223,7 +224,10 @@ class Pages:
 
     def _hold(self, first: int, count: int, charge: bool) -> Held:
         """Pin and charge. The kernel counts after pinning too, for only then it knows how many are new."""
-        held = self.system.memory.hold(self.source, self.start + (first << PAGE_SHIFT), count, self.writable)
+        start = self.start + (first << PAGE_SHIFT)
+        if self.memory is not None and start + (count << PAGE_SHIFT) > ULONG_MAX:  # gup_fast_fallback looks first
+            raise refuse(EOVERFLOW, "the pages end where addresses end", "address", start)
+        held = self.system.memory.hold(self.source, start, count, self.writable)
         if charge:
             try:
                 self.charge(count)
