@@ -18,6 +18,7 @@ from ioas.soft.iommufd.dispatch import Call
 from ioas.soft.iommufd.mock_nested import MockNested, MockViommu, make_mock_nested
 from ioas.soft.iommufd.objects import Object
 from ioas.soft.iommufd.userdata import UserData
+from ioas.soft.iommufd.viommu import Viommu, get_virtual_id
 from ioas.uapi.iommufd import (
     IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
     IOMMU_HWPT_ALLOC_NEST_PARENT,
@@ -182,12 +183,23 @@ class MockRequester(Requester):
     def __init__(self, system: System, name: str, unit: Unit | None, group: Group | None) -> None:
         super().__init__(system, name, unit, group)
         self.page_requests = True
+        self.viommu: Viommu | None = None
+        """Behind which it is attached."""
+        self.virtual_id = 0
+        """As which device, since it came there."""
 
     def attach(self, domain: AnyDomain | None, pasid: int | None = None) -> None:
-        """As every requester's, but for what mock_domain_set_dev_pasid_nop does. Raises KernelError(ENOMEM)."""
+        """As every requester's, but for what mock_domain_set_dev_pasid_nop does. Raises KernelError(ENOMEM).
+
+        Behind which vIOMMU it is, and as which device, it learns when it comes there (mock_domain_nop_attach).
+        """
         if pasid == MOCK_PASID_FAILING and domain is None:
             self._failing = False
         super().attach(domain, pasid)
+        viommu = domain.viommu if isinstance(domain, MockNested) else None
+        if pasid is None and viommu is not self.viommu:
+            self.viommu = viommu
+            self.virtual_id = get_virtual_id(viommu, self) if viommu is not None else 0
 
     def _check(self, domain: AnyDomain, pasid: int | None) -> None:
         super()._check(domain, pasid)

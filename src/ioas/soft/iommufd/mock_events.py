@@ -10,7 +10,7 @@ from ioas.soft.iommufd.device import Device
 from ioas.soft.iommufd.dispatch import Call
 from ioas.soft.iommufd.fault import report as report_faults
 from ioas.soft.iommufd.hwpt import HardwareTable
-from ioas.soft.iommufd.mock_device import MockDevice, MockObject
+from ioas.soft.iommufd.mock_device import MockDevice, MockObject, MockRequester
 from ioas.soft.iommufd.mock_nested import MockNested
 from ioas.soft.iommufd.nested import NestedTable
 from ioas.soft.iommufd.objects import Object
@@ -41,9 +41,8 @@ def trigger_iopf(call: Call[iommu_test_cmd]) -> None:
 def trigger_vevent(call: Call[iommu_test_cmd]) -> None:
     """IOMMU_TEST_OP_TRIGGER_VEVENT: a mock device has an event for the virtual machine. Raises KernelError(ENOENT)."""
     device = call.context.objects.get(call.command.trigger_vevent.dev_id, Device)
-    domain = device.requester.domain
-    viommu = domain.viommu if isinstance(domain, MockNested) else None
-    number = viommu.virtual_id(device.requester) if viommu is not None else None
+    requester = device.requester
+    viommu, number = (requester.viommu, requester.virtual_id) if isinstance(requester, MockRequester) else (None, 0)
     if viommu is None or not number:
         raise refuse(ENOENT, f"{device} is not attached behind a vIOMMU", "device", device.name)
     report_event(viommu, IOMMU_VEVENTQ_TYPE_SELFTEST, bytes(iommu_viommu_event_selftest(virt_id=number)))
