@@ -8,13 +8,21 @@ import mmap
 import struct
 from collections.abc import Iterator
 from ctypes import sizeof
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from ioas.devices import edu
+from ioas.soft.iommu.dirty import DirtyPages
+from ioas.soft.iommufd.bitmap import UserBitmap
 from ioas.uapi import vfio
+from tests.support.caller import FakeMemory
 from tests.support.migration import GET, SET, feature
 from tests.support.vfio_client import Client, bound, refused
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 START = SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_START
 STOP = SET | vfio.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP
@@ -163,6 +171,38 @@ def test_a_wrong_report_is_refused(client: Client, iova: int, length: int, page_
 def test_a_structure_that_is_promised_too_short_is_refused(client: Client, number: int, size: int) -> None:
     with refused(errno.EINVAL):
         feature(client, number, bytes(size), cut=1)
+
+
+@pytest.mark.parametrize(("iova", "length", "page"), [(IOVA, 1 << 63, 0), (0, NEVER - 1, IOVA // PAGE)])
+def test_a_report_on_more_than_any_device_reaches_tells_what_was_written(
+    client: Client, iova: int, length: int, page: int
+) -> None:
+    start(client, (0, 1 << 48))
+    write(client, IOVA)
+    assert report(client, iova, length) == [page]
+
+
+def test_no_byte_of_memory_is_touched_that_stands_for_no_page_between_two_dirty_ones() -> None:
+    """What is behind the end of a bitmap that is too short belongs to others, who change it meanwhile."""
+    touched = set()
+
+    class Memory(FakeMemory):
+        def read(self, address: int, length: int) -> bytes:
+            touched.update(range(address, address + length))
+            return super().read(address, length)
+
+        def write(self, address: int, data: Buffer) -> None:
+            touched.update(range(address, address + len(bytes(data))))
+            super().write(address, data)
+
+    memory = Memory()
+    place = memory.map(2) + 100
+    pages = np.array([17, 40, PAGE * 8 + 3], np.int64)
+    bitmap = UserBitmap(memory, place, 0, 1 << 63, PAGE)
+    bitmap.record(DirtyPages(pages * PAGE, np.full(3, PAGE)))
+    assert touched == {place + byte for byte in (2, 3, 4, 5, PAGE)}
+    number = int.from_bytes(FakeMemory.read(memory, place, PAGE + 8), "little")
+    assert number == sum(1 << int(page) for page in pages)
 
 
 def test_closing_the_device_ends_the_log(client: Client) -> None:

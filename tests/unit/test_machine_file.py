@@ -91,6 +91,13 @@ def test_what_is_wrong_in_a_machine_file_is_named_with_file_line_and_key(text: s
     assert "\n" not in str(info.value)
 
 
+def test_a_number_that_is_too_long_to_read_is_refused() -> None:
+    with pytest.raises(MachineError, match=r"lab\.toml.*digits"):
+        parse_machine(f"[iommu]\naddress_width = {'9' * 5000}", "lab.toml")
+    with pytest.raises(MachineError, match=r"lab\.toml:3: .*page_sizes"):
+        parse_machine(f"[iommu]\nkind = 'amd'\npage_sizes = ['4K', '{'9' * 5000}K']", "lab.toml")
+
+
 def test_a_machine_file_that_is_nested_without_end_is_refused() -> None:
     with pytest.raises(MachineError, match=r"lab\.toml.*nested"):
         parse_machine("a = " + "[" * 100_000, "lab.toml")

@@ -61,6 +61,8 @@ def parse_machine(text: str, name: str = "<machine>") -> MachineDescription:
         line = int(where[1]) if where else text.count("\n") + 1
         reason = str(error).replace(where[0] if where else " (at end of document)", "")
         raise MachineError(f"{name}:{line}: not TOML: {reason}") from None
+    except ValueError:  # int(), of a number that is longer than it takes
+        raise MachineError(f"{name}: not TOML: a number has too many digits") from None
     except RecursionError:
         raise MachineError(f"{name}: arrays or tables are nested too deeply") from None
     return _machine(Reader(text, name, document))

@@ -30,6 +30,8 @@ _NONE = "none"
 _PREFIX: Mapping[UnitKind, str] = {"vt-d": "dmar", "amd": "ivhd"}
 _VTD_SIZES = {"4K": 1 << 12, "2M": 1 << 21, "1G": 1 << 30}
 _SUFFIXES = {"K": 10, "M": 20, "G": 30, "T": 40}
+_LONGEST_SIZE = 21
+"""Characters of a size of 64 bits."""
 _FileRegion = Literal["direct", "direct-relaxable", "reserved", "msi"]
 _REGION = ("start", "last", "kind")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -140,6 +142,8 @@ def _sizes(reader: Reader, path: Path, value: object, kind: UnitKind) -> tuple[i
 def _size(text: object) -> int | None:
     """The bytes of "64K"; None for what is no power of two from 4 KiB."""
     if not isinstance(text, str) or text[-1:] not in _SUFFIXES or not text[:-1].isdecimal():
+        return None
+    if len(text) > _LONGEST_SIZE:
         return None
     size = int(text[:-1]) << _SUFFIXES[text[-1]]
     return size if size >= PAGE_SIZE and not size & size - 1 else None

@@ -37,16 +37,21 @@ class UserBitmap:
         at = 0
         while at < len(first):
             chunk = (int(first[at]) + lead) // _PAGE_BITS
-            low, high = max(0, chunk * _PAGE_BITS - lead), (chunk + 1) * _PAGE_BITS - lead - 1
+            high = (chunk + 1) * _PAGE_BITS - lead - 1
             end = int(np.searchsorted(first, high, side="right"))
-            self._set(low, min(high, self._bits - 1), first[at:end], np.minimum(last[at:end], high))
+            self._set(first[at:end], np.minimum(last[at:end], high))
             reaches = at + int(np.searchsorted(last[at:end], high, side="right"))
             if reaches < end:  # goes on in the next page of memory
                 first[reaches] = high + 1
             at = reaches
 
-    def _set(self, low: int, high: int, first: Bits, last: Bits) -> None:
-        """Set the bits of ranges that stand in one page of memory, `low` to `high`."""
+    def _set(self, first: Bits, last: Bits) -> None:
+        """Set the bits of ranges that stand in one page of memory.
+
+        No byte before the first bit or behind the last is touched: the bitmap may be shorter than its length promises,
+        as long as nothing behind its end is dirty.
+        """
+        low, high = int(first[0]) & ~7, int(last.max()) | 7
         bits = np.zeros(high - low + 1, np.bool_)
         bits[first - low] = True
         for start, end in zip(*((ends[first != last] - low).tolist() for ends in (first, last)), strict=True):

@@ -158,7 +158,7 @@ def _set_bits(
     from ioas.soft.iommufd.bitmap import UserBitmap
 
     starts = np.maximum(np.array(found, np.int64), asked.iova)
-    last = asked.iova + asked.length - 1
+    last = min(asked.iova + asked.length - 1, _HIGHEST)
     sizes = np.minimum(np.array(found, np.int64) + granule - 1, last) - starts + 1
     bitmap = UserBitmap(argument.caller.memory, asked.bitmap, asked.iova, asked.length, asked.page_size)
     bitmap.record(DirtyPages(starts, sizes))
