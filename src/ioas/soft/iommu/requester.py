@@ -60,6 +60,11 @@ class Requester:
         """How wide PASIDs are that it can send and its unit takes; 0: it has none (dev_iommu_get_max_pasids)."""
         return min(self.unit.max_pasid_log2, self.max_pasid_log2) if self.unit is not None else 0
 
+    @property
+    def pasids(self) -> int:
+        """How many PASIDs it has (max_pasids of struct dev_iommu, 7.3); 0: it cannot send any."""
+        return 1 << self.pasid_width if self.pasid_width else 0
+
     def attach(self, domain: AnyDomain | None, pasid: int | None = None) -> None:
         """Attach `domain`, in place of any other, for DMA with `pasid`; None blocks.
 

@@ -172,7 +172,7 @@ class DeviceGroup:
         done = []
         try:
             for requester in self.group.requesters:
-                if pasid is not None and not requester.pasid_width:
+                if pasid is not None and not requester.pasids:
                     continue
                 requester.attach(domain, pasid)
                 done.append(requester)

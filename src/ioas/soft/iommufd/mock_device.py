@@ -188,6 +188,11 @@ class MockRequester(Requester):
         self.virtual_id = 0
         """As which device, since it came there."""
 
+    @property
+    def pasids(self) -> int:
+        """Always some: one of no bits, which no PASID is, where the device was made without (mock_dev_create)."""
+        return 1 << self.pasid_width
+
     def attach(self, domain: AnyDomain | None, pasid: int | None = None) -> None:
         """As every requester's, but for what mock_domain_set_dev_pasid_nop does. Raises KernelError(ENOMEM).
 
