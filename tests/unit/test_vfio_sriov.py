@@ -13,7 +13,7 @@ import pytest
 from ioas.soft.pci.sysfs_driver import InUse
 from ioas.uapi import vfio
 from tests.support.group_client import GroupClient, program
-from tests.support.sriov_model import VENDOR, VF_DEVICE, VFS, Physical
+from tests.support.sriov_model import VENDOR, VF_DEVICE, VFS, Physical, Virtual
 from tests.support.vfio_client import CONFIG, MSIX, counter, eventfds, refused
 
 PF, VF0, VF1 = "0000:01:00.0", "0000:01:10.0", "0000:01:10.2"
@@ -196,6 +196,34 @@ def test_two_who_want_the_same_vfs_gone_wait_for_the_same(client: GroupClient, s
     assert waiting[1].ended() == (second == "numvfs")  # who unbinds the PF waits for that as well
     client.close()
     assert waiting[1].ended()
+
+
+def test_vfs_that_vfio_pci_does_not_take_appear_without_a_driver_and_go_again() -> None:
+    with program(Physical(), no_iommu=True) as client:
+        assert write(client, "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "N") == 0
+        assert enable(client, 2) == 0
+        assert show(client, f"{PF}/sriov_numvfs") == "2"
+        assert "driver" not in client.host.tree.listdir(f"{SYSFS}/{VF1}")
+        assert write(client, "/sys/bus/pci/drivers_probe", VF0) == 0  # nobody wants it, which is no error
+        assert write(client, f"{DRIVER}/bind", VF0) == errno.EINVAL
+        assert enable(client, 0) == 0
+        assert list(client.host.functions) == [PF]
+
+
+def test_a_model_of_a_vf_that_cannot_be_made_is_named_and_no_vf_appears(
+    client: GroupClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(function: Virtual, physical: Physical, index: int) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Virtual, "__init__", raises)
+    with pytest.raises(OSError, match=f"VF 0 of physical {PF} cannot be made: RuntimeError: a bug") as caught:
+        client.host.tree.write(f"{SYSFS}/{PF}/sriov_numvfs", b"2")
+    assert caught.value.errno == errno.EIO
+    monkeypatch.undo()
+    assert show(client, f"{PF}/sriov_numvfs") == "0"
+    assert not client.host.devices[PF].has_virtual
+    assert enable(client, 2) == 0
 
 
 def test_a_vf_is_opened_with_the_token_of_its_pf(client: GroupClient) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ioas.soft.pci import SrIov, virtual
+from ioas.soft.pci.failure import ModelError
 from ioas.soft.pci.sysfs_driver import InUse
 from ioas.soft.pci.sysfs_parameters import serve_switch
 from ioas.soft.pci.sysfs_virtual import add_physical, add_virtual, remove_virtual
@@ -48,7 +49,7 @@ class VirtualFunctions:
         self._enabled = enabled
 
     def _store(self, physical: Function, number: int) -> None:
-        """What sriov_numvfs_store and vfio_pci_sriov_configure check. Raises OSError: ENOENT, EBUSY, InUse."""
+        """What sriov_numvfs_store and vfio_pci_sriov_configure check. Raises OSError: ENOENT, EBUSY, EIO, InUse."""
         with self._topology.system.lock:
             there = len(physical.virtual_functions)
             if number == there:
@@ -69,7 +70,12 @@ class VirtualFunctions:
         with device.lock:
             device.power.change(0)
             device.has_virtual = True
-        for function in virtual.enable(self._topology, physical, number):
+        try:
+            functions = virtual.enable(self._topology, physical, number)
+        except ModelError as error:
+            device.has_virtual = False
+            raise OSError(errno.EIO, str(error)) from error
+        for function in functions:
             add_virtual(self._tree, function)
             made = self._make(function)
             made.physical = device

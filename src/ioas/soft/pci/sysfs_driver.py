@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from ioas.soft.pci.function import Function
@@ -151,7 +152,7 @@ class VfioPci:
         self._functions[bdf] = function
         self._overrides[bdf] = NAME
         self._serve_function(bdf, function)
-        self._attach(bdf)
+        self._try(bdf)
 
     def forget(self, bdf: str) -> None:
         """A virtual function that has no driver disappears."""
@@ -193,6 +194,11 @@ class VfioPci:
 
     def _probe_unbound(self, bdf: str) -> None:
         if self._driver_of(bdf) is None and self._takes(bdf):
+            self._try(bdf)
+
+    def _try(self, bdf: str) -> None:
+        """Let the driver have a function, which stays without one where it is refused: only bind says so."""
+        with suppress(OSError):
             self._attach(bdf)
 
     def _takes(self, bdf: str) -> bool:

@@ -16,6 +16,7 @@ from ioas.errors import UsageError
 from ioas.soft.pci import header
 from ioas.soft.pci.address import Bdf
 from ioas.soft.pci.capabilities import SrIov, sriov
+from ioas.soft.pci.failure import RAISED, ModelError
 from ioas.soft.pci.function import Function
 from ioas.soft.pci.resets import power_state
 
@@ -89,15 +90,26 @@ def address_of(physical: Function, index: int) -> Bdf:
 
 
 def enable(topology: Topology, physical: Function, count: int) -> Sequence[VirtualFunction]:
-    """Let the first `count` VFs appear, with decoding on, as sriov_enable (7.3) does. There must be none yet."""
+    """Let the first `count` VFs appear, with decoding on, as sriov_enable (7.3) does. There must be none yet.
+
+    Raises ModelError, with nothing changed, when the model of one cannot be made.
+    """
     capability, offset = _capability_of(physical)
+    functions = [_made(capability.vf, physical, index) for index in range(count)]
     physical.config.write(offset + sriov.NUM_VFS, count.to_bytes(2, "little"))
     _control(physical, offset, sriov.VF_ENABLE | sriov.VF_MEMORY)
-    functions = [capability.vf(physical, index) for index in range(count)]
     for function in functions:
         topology.arrive(function, address_of(physical, function.index), physical)
         physical.virtual_functions.append(function)
     return functions
+
+
+def _made(kind: type[VirtualFunction], physical: Function, index: int) -> VirtualFunction:
+    try:
+        return kind(physical, index)
+    except RAISED as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"the model of VF {index} of {physical} cannot be made: {reason}") from error
 
 
 def remove(topology: Topology, function: VirtualFunction) -> None:
