@@ -39,6 +39,7 @@ def client(model: Counting) -> Iterator[Client]:
 def garbage(data: bytes) -> list[tuple[str, bytes, int]]:
     """Streams that are no state: a name, the bytes, and the errno of the write (0: that of leaving RESUMING)."""
     header, body = data[:20], data[20:]
+    longer = struct.pack("<I", struct.unpack_from("<I", data, 8)[0] + len("__init__") - len("_step"))
     return [
         ("nothing", b"", 0),
         ("half", data[: len(data) // 2], 0),
@@ -52,6 +53,8 @@ def garbage(data: bytes) -> list[tuple[str, bytes, int]]:
         ("value", data.replace(b'"count": 0', b'"count":""'), errno.EINVAL),
         ("callback", data.replace(b'"_step"', b'"_stop"'), errno.EINVAL),
         ("protocol", data.replace(b'"_step"', b'"reset"'), errno.EINVAL),
+        ("python", data[:8] + longer + data[12:].replace(b'"_step"', b'"__repr__"'), errno.EINVAL),
+        ("maker", data[:8] + longer + data[12:].replace(b'"_step"', b'"__init__"'), errno.EINVAL),
         ("timer", data.replace(b'"timers": [[', b'"timers": [{"').replace(b"]]]", b"]}]"), errno.EINVAL),
     ]
 

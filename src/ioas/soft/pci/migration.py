@@ -95,8 +95,12 @@ def _named(function: Function, value: object) -> Json:
 
 
 def _owners(function: Function, name: str) -> Iterator[tuple[str, object]]:
-    """Who may have a callback of this name: the model, by a method of its own, and its DMA by `when_present`."""
-    if any(name in vars(kind) for kind in type(function).__mro__ if kind.__module__ not in _NOT_MODELS):
+    """Who may have a callback of this name: the model, by a method of its own, and its DMA by `when_present`.
+
+    Not Python's own, such as `__init__`, which would make the function anew.
+    """
+    of_models = [kind for kind in type(function).__mro__ if kind.__module__ not in _NOT_MODELS]
+    if not name.startswith("__") and any(name in vars(kind) for kind in of_models):
         yield "", function
     if name == "when_present":
         yield _DMA, function.dma
@@ -211,7 +215,7 @@ def _value(function: Function, named: object) -> object:
     call = str(named["call"])
     name = call.removeprefix(_DMA)
     owner = dict(_owners(function, name)).get(call[: len(call) - len(name)])
-    called = getattr(owner, name, None)
+    called = None if owner is None else getattr(owner, name, None)
     if not callable(called):
         raise StateError(f"{function} has no {call!r}: another version of the model")
     arguments = [_value(function, each) for each in _list(named["with"])]
