@@ -265,6 +265,24 @@ def test_unbinding_waits_for_devices_that_a_group_has_given_out(client: GroupCli
     assert client.group_of() not in client.host.nodes
 
 
+def test_a_device_is_let_go_of_when_its_closing_is_over_and_not_before(
+    client: GroupClient, device: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InUse) as waiting:
+        client.host.tree.write("/sys/bus/pci/drivers/vfio-pci/unbind", f"{BDF}\n".encode())
+    function = client.host.devices[BDF]
+    meanwhile, close = [], function.close
+
+    def asked_meanwhile() -> None:
+        meanwhile.append(waiting.value.ended())
+        close()
+
+    monkeypatch.setattr(function, "close", asked_meanwhile)
+    client.close(device)
+    assert meanwhile == [False]
+    assert waiting.value.ended()
+
+
 def test_a_group_stays_until_the_last_open_device_of_functions_that_are_all_to_go_is_closed() -> None:
     unbind = "/sys/bus/pci/drivers/vfio-pci/unbind"
     with program(*PAIR) as client:

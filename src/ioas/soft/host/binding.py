@@ -120,7 +120,8 @@ class Binding:
     def _unregister(self, device: VfioDevice) -> None:
         """Nobody can open the device any more."""
         if device.name in self._bound:
-            self._groups.unregister(device)
+            with device.system.lock:
+                self._groups.unregister(device)
             self._nodes.remove(_path(device))
             remove_vfio_device(self._tree, device.function, _shown(device))
             self._bound.discard(device.name)
@@ -128,20 +129,22 @@ class Binding:
 
     def _gone(self, device: VfioDevice) -> bool:
         """Whether nobody has it open any more; its group has let go of it then."""
-        if device.files:
-            return False
-        self._groups.leave(device)
-        device.set.leave(device)
+        with device.system.lock:
+            if device.files:
+                return False
+            self._groups.leave(device)
+            device.set.leave(device)
         return True
 
     def _join(self, device: VfioDevice) -> None:
         """Into its group, and to those that a reset of its bus resets."""
-        self._groups.join(device)
         bus = device.function.place.bus
         shared = bus.port is not None and not device.is_virtual
-        device_set = self._sets.setdefault(bus.number, DeviceSet()) if shared else DeviceSet()
-        device_set.join(device)
-        device.renew_token()
+        with device.system.lock:
+            self._groups.join(device)
+            device_set = self._sets.setdefault(bus.number, DeviceSet()) if shared else DeviceSet()
+            device_set.join(device)
+            device.renew_token()
 
     def _add_node(self, device: VfioDevice) -> None:
         def open_cdev(caller: Caller, flags: int) -> File:

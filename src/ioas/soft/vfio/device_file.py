@@ -154,11 +154,13 @@ class DeviceFile(ABC):
             if self._closed:
                 return
             self._closed = True
-            self.device.files -= 1
-            if self.bound:
-                self.bound = False
-                with self.device.mapped_memory.settled():
-                    self.release()
+            try:
+                if self.bound:
+                    self.bound = False
+                    with self.device.mapped_memory.settled():
+                        self.release()
+            finally:
+                self.device.files -= 1  # last: whoever unbinds the device waits for this
 
     def _locks_of(self, offset: int) -> AbstractContextManager[object]:
         """What to hold besides the device's lock: configuration space can take exports out of page tables."""
