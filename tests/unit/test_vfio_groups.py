@@ -283,6 +283,24 @@ def test_a_device_is_let_go_of_when_its_closing_is_over_and_not_before(
     assert waiting.value.ended()
 
 
+@pytest.mark.parametrize("way", ["cdev", "container"])
+def test_a_device_that_vfio_pci_is_to_let_go_of_is_named_as_long_as_it_is_in_the_way(way: str) -> None:
+    with program(*PAIR) as client:
+        first, second = client.host.functions
+        if way == "cdev":
+            cdev = client.open(CDEV)
+            client.bind(cdev, client.open("/dev/iommu"))
+        else:
+            client.container(vfio.VFIO_TYPE1v2_IOMMU, first)
+            group = client.fds[-1]
+            client.device(group, first)
+        with pytest.raises(InUse):
+            client.host.tree.write("/sys/bus/pci/drivers/vfio-pci/unbind", first.encode())
+        with refused(errno.EBUSY) as info:
+            client.open(client.group_of(second)) if way == "cdev" else client.unset_container(group)
+        assert str(info.value.refusal.culprit) == f"device {first}"
+
+
 def test_a_group_stays_until_the_last_open_device_of_functions_that_are_all_to_go_is_closed() -> None:
     unbind = "/sys/bus/pci/drivers/vfio-pci/unbind"
     with program(*PAIR) as client:

@@ -228,7 +228,7 @@ class VfioDevice:
     def unblock_group(self) -> None:
         """Undo one `block_group`."""
         if self.group is not None:
-            self.group.unblock()
+            self.group.unblock(self)
 
     def match_token(self, token: bytes | None) -> None:
         """Whether the VF token that came with an open, if any, is the right one. Raises KernelError: EINVAL, EACCES."""

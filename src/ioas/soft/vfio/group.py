@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from errno import EBADF, EBADFD, EBUSY, EINVAL, ENODEV, ENOTTY
 from typing import TYPE_CHECKING
@@ -57,9 +57,9 @@ class VfioGroup:
         """Where it has an iommufd in the place of a container."""
         self.gone = False
         """vfio-pci has let go of its last function: what is open is of no use any more."""
-        self._users = 0
+        self._users: list[VfioDevice] = []
         """Devices that are open by way of the container."""
-        self._cdevs = 0
+        self._cdevs: list[VfioDevice] = []
         """Devices that are bound by their cdev."""
 
     @property
@@ -71,11 +71,11 @@ class VfioGroup:
         """A cdev is to be bound: keep the group from being opened. Raises KernelError(EBUSY) when it is open."""
         if self.file is not None:
             raise refuse(EBUSY, f"{device.name} cannot be bound by its cdev: its group is open", "group", self.name)
-        self._cdevs += 1
+        self._cdevs.append(device)
 
-    def unblock(self) -> None:
+    def unblock(self, device: VfioDevice) -> None:
         """Undo one `block`."""
-        self._cdevs -= 1
+        self._cdevs.remove(device)
 
     def check_open(self, caller: Caller) -> None:
         """Whether `caller` may open it now (vfio_group_fops_open).
@@ -88,7 +88,7 @@ class VfioGroup:
         if self.noiommu:
             check_privilege(caller, f"group {self.name}")
         if self._cdevs:
-            names = ", ".join(device.name for device in self.devices if device.opens)
+            names = _names(self._cdevs)
             raise refuse(EBUSY, f"{names} is bound by its cdev (/dev/vfio/devices)", "device", names)
         if self.file is not None:
             raise refuse(EBUSY, "the group is open already, which it can be once", "group", self.name)
@@ -122,7 +122,7 @@ class VfioGroup:
         if not self.has_iommu:
             raise refuse(EINVAL, "the group is in no container", "group", self.name)
         if self._users:
-            names = ", ".join(device.name for device in self.devices if device.opens)
+            names = _names(self._users)
             raise refuse(EBUSY, f"{names} is open by way of the container", "device", names)
         self._leave()
 
@@ -142,7 +142,7 @@ class VfioGroup:
             self.container.check_use(caller)
         device.open(self.iommufd, by_group=True)
         if self.container is not None and first:
-            self._users += 1
+            self._users.append(device)
         if self.iommufd is not None and first and not self.noiommu:
             try:
                 device.attach(compat_ioas(self.iommufd).id, None)
@@ -155,7 +155,7 @@ class VfioGroup:
         in_container = device.context is None
         device.close()
         if in_container and not device.opens:
-            self._users -= 1
+            self._users.remove(device)
             if self.file is not None and self.file.closed:
                 self.release()
 
@@ -242,7 +242,7 @@ class GroupFile(GroupProof):
         with self._kept_open():
             device = next((device for device in self.group.devices if match(device, name)), None)
             if device is None:
-                known = ", ".join(device.name for device in self.group.devices)
+                known = _names(self.group.devices)
                 raise refuse(ENODEV, f"the group has {known}, and no device {name!r}", "group", self.group.name)
             self.group.use(caller, device)
             try:
@@ -293,6 +293,10 @@ class GroupFile(GroupProof):
             if not self.closed:
                 self.closed = True
                 self.group.release()
+
+
+def _names(devices: Iterable[VfioDevice]) -> str:
+    return ", ".join(device.name for device in devices)
 
 
 def _file(caller: Caller, fd: int) -> File | None:
