@@ -273,6 +273,12 @@ class OutOfRange(KernelError):
     number = _errno.ERANGE
 
 
+class FileTooBig(KernelError):
+    """EFBIG: a write behind the end of a file that cannot grow."""
+
+    number = _errno.EFBIG
+
+
 class NoMessage(KernelError):
     """ENOMSG: a device that runs has no more state to give out yet."""
 

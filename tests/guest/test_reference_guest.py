@@ -70,7 +70,7 @@ sys.exit(42)
         (["--", "sh", "-c", "sleep 1000 & echo started >&2"], 0, "started"),
         (["--timeout", "3", "--", "sleep", "1000"], 124, "still running after 3 s"),
         (["--", "sh", "-c", "echo c > /proc/sysrq-trigger"], 123, "the guest's kernel panicked"),
-        (["--", "sh", "-c", "echo o > /proc/sysrq-trigger; sleep 99"], 123, "powered off before the command had ended"),
+        (["--", "sh", "-c", "echo b > /proc/sysrq-trigger; sleep 99"], 123, "powered off before the command had ended"),
     ],
 )
 def test_every_end_has_its_status(words: list[str], status: int, said: str) -> None:

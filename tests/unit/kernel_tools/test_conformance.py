@@ -53,6 +53,15 @@ def test_a_missing_need_changes_what_is_expected() -> None:
     assert verdict(*results, missing=frozenset({"hugepages"})).deviations() == []
 
 
+def test_a_need_that_is_met_in_part_leaves_open_what_is_expected() -> None:
+    some = frozenset({"hugepages"})
+    for outcome in ("fail", "pass"):
+        results = [Result("f.a.good", "pass"), Result("f.a.broken", "fail"), Result("f.a.huge", outcome)]
+        assert Verdict(SUITE, Report(3, results), some, 0.0, some).deviations() == []
+    wrong = [Result("f.a.good", "fail"), Result("f.a.broken", "fail"), Result("f.a.huge", "pass")]
+    assert Verdict(SUITE, Report(3, wrong), some, 0.0, some).deviations() == ["f.a.good: fail, expected pass"]
+
+
 def test_tests_that_never_reported_are_a_deviation() -> None:
     assert verdict(Result("f.a.good", "pass")).deviations() == ["s: 1 tests reported of 3"]
 
