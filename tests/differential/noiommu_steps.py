@@ -41,6 +41,12 @@ def _iova(world: World) -> int:
     return _IOVA + PAGE * world.number(0, _SLOTS - 1)
 
 
+def _place(world: World) -> tuple[int, int]:
+    """IOVA and length of a mapping. Linux fails to map several pages up to the last IOVA (docs/findings.md)."""
+    iova, length = _iova(world), PAGE * world.number(1, 4)
+    return iova, PAGE if iova + length - 1 == ULONG_MAX else length
+
+
 def _space(world: World) -> Any:
     return ["ioas", 0] if world.percent(75) else world.id("ioas")
 
@@ -48,7 +54,8 @@ def _space(world: World) -> Any:
 def _map(world: World) -> Step:
     user_va = MEMORY + PAGE * world.number(0, PAGES - 1)
     fields = {"ioas_id": _space(world), "flags": world.choose((7, 7, 7, 7, 6, 5, 3, 2, 4)), "user_va": user_va}
-    return world.call(_IOMMUFD, "MAP", **fields, length=PAGE * world.number(1, 4), iova=_iova(world))
+    iova, length = _place(world)
+    return world.call(_IOMMUFD, "MAP", **fields, length=length, iova=iova)
 
 
 def _unmap(world: World) -> Step:
@@ -58,9 +65,8 @@ def _unmap(world: World) -> Step:
 
 def _copy(world: World) -> Step:
     fields = {"flags": world.choose((7, 7, 6, 5)), "dst_ioas_id": _space(world), "src_ioas_id": _space(world)}
-    return world.call(
-        _IOMMUFD, "COPY", **fields, length=PAGE * world.number(1, 4), dst_iova=_iova(world), src_iova=_iova(world)
-    )
+    iova, length = _place(world)
+    return world.call(_IOMMUFD, "COPY", **fields, length=length, dst_iova=iova, src_iova=_iova(world))
 
 
 def _look_up(world: World) -> Step:
