@@ -185,6 +185,27 @@ def test_a_stop_of_an_untraced_program_beside_a_traced_one_stops_the_job(run: Ru
         assert process.stdout.readline().strip() == b"on"
 
 
+def test_a_traced_program_that_is_stopped_and_continued_alone_goes_on(run: Runner) -> None:
+    source = """
+access(10)
+program = os.getpid()
+supervisor = os.open(f"/proc/{os.getppid()}/stat", os.O_RDONLY)
+def state():
+    return os.pread(supervisor, 1024, 0).rpartition(b")")[2].split()[0]
+if os.fork() == 0:
+    for _ in range(3):
+        os.kill(program, signal.SIGSTOP)
+        while state() != b"T":
+            pass
+        os.kill(program, signal.SIGCONT)
+    os._exit(0)
+os.wait()
+access(10)
+print("on")
+"""
+    assert output(run, source) == "on\n"
+
+
 def test_a_thread_that_pauses_or_ends_in_its_turn_holds_nobody_up(run: Runner) -> None:
     source = """
 wrong = []

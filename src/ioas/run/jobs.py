@@ -141,7 +141,7 @@ class Job:
         try:
             os.setsid()  # out of reach of what stops the group
             while os.getppid() == supervisor:  # until the supervisor, which goes on, kills us
-                if state(self.program) not in "Tt":
+                if state(self.program) not in "Tt" or _is_continued(self.program):
                     os.kill(supervisor, signal.SIGCONT)
                 time.sleep(_LOOK_EVERY)
         finally:
@@ -185,6 +185,16 @@ def state(pid: int) -> str:
     """The state of a process or thread as /proc shows it: "Z" when it is dead, "X" when it is gone."""
     fields = _stat(pid)
     return fields[0] if fields else "X"
+
+
+def _is_continued(pid: int) -> bool:
+    """Whether SIGCONT waits for a process: one that is traced stands until its tracer, who is stopped, lets it go."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            pending = [int(line.split()[1], 16) for line in file if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except OSError:
+        return True
+    return any(signals >> signal.SIGCONT - 1 & 1 for signals in pending)
 
 
 def _stat(pid: int) -> list[str]:
