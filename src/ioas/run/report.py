@@ -78,9 +78,11 @@ class Reporter:
         """A line of the record, whole even if several threads write."""
         culprit = refusal.culprit and {"kind": refusal.culprit.kind, "name": refusal.culprit.name}
         line = {"process": process, "name": name, "call": call, "errno": refusal.name, "reason": refusal.reason}
-        with contextlib.suppress(OSError):  # a full disk, say
+        try:
             record.write(json.dumps({**line, "culprit": culprit}) + "\n")
             record.flush()
+        except OSError as error:  # a full disk, say
+            self.warn_once(f"the record of refusals is not whole, it cannot be written: {error.strerror}")
 
     def tainted(self, taint: Taint) -> None:
         """The machine's kernel is tainted."""
