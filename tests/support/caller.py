@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from errno import EBADF, EBADFD, EFAULT, EINVAL
+from errno import EBADF, EBADFD, EFAULT, EINVAL, ESRCH
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -49,13 +49,24 @@ class FakeMemory:
             del self._pages[(address >> PAGE_SHIFT) + index]
 
     def read(self, address: int, length: int) -> bytes:
+        self._check_alive()
         pieces = self._pieces(address, length, write=False)
         return b"".join(bytes(ram.page(page)[at : at + size]) for ram, page, at, size in pieces)
 
     def write(self, address: int, data: Buffer) -> None:
+        self._check_alive()
         data = bytes(data)
         for ram, page, at, size in self._pieces(address, len(data), write=True):
             ram.page(page)[at : at + size], data = data[:size], data[size:]
+
+    def protect(self, address: int) -> None:
+        """Make a page one that may only be read."""
+        ram, page, _ = self._pages[address >> PAGE_SHIFT]
+        self._pages[address >> PAGE_SHIFT] = ram, page, False
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            raise refuse(ESRCH, "nobody has this memory any more")
 
     def pin(self, start: int, count: int, write: bool) -> Pin:
         runs: list[tuple[Ram, int, int]] = []

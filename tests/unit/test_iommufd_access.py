@@ -232,6 +232,21 @@ def test_memory_of_a_process_that_is_gone_is_reached_only_where_it_is_pinned(iom
         iommufd.mock(ioas)
 
 
+def test_memory_of_another_process_is_reached_as_it_is_now_and_not_through_pins(iommufd: Iommufd, ioas: int) -> None:
+    """iopt_pages_rw_page: what its address space refuses is EFAULT, though the page is pinned for writing."""
+    child = FakeCaller()
+    address = child.memory.map(1)
+    user = iommufd.caller.memory.map(1)
+    fd = iommufd.access(ioas, pins=False)
+    iommufd.mock(ioas)
+    iommufd.map(ioas, address, PAGE, MOCK, caller=child)
+    rw(iommufd, fd, MOCK, 4, user, uapi.MOCK_ACCESS_RW_WRITE)
+    child.memory.protect(address)
+    with pytest.raises(BadAddress):
+        rw(iommufd, fd, MOCK, 4, user, uapi.MOCK_ACCESS_RW_WRITE)
+    rw(iommufd, fd, MOCK, 4, user)
+
+
 def test_a_copy_stops_at_a_hole_after_what_stands_before_it(iommufd: Iommufd, ioas: int, buffer: int) -> None:
     iommufd.map(ioas, buffer, PAGE, MOCK)
     fd = iommufd.access(ioas, pins=False)

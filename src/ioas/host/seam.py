@@ -188,11 +188,11 @@ class AddressSpace(PinSource, Protocol):
     """What the kernel shows as VmLck, in pages; kept by the host's accounting."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Copy in; raises KernelError(EFAULT) unless all of it is there."""
+        """Copy in; raises KernelError: EFAULT unless all of it is there, ESRCH when nobody has it any more."""
         ...
 
     def write(self, address: int, data: Buffer) -> None:
-        """Copy out; raises KernelError(EFAULT)."""
+        """Copy out; raises KernelError as `read`."""
         ...
 
     def memlock_limit(self) -> int | None:

@@ -13,7 +13,7 @@ import itertools
 import os
 import resource
 from collections.abc import Hashable, Sequence
-from errno import EFAULT
+from errno import EFAULT, ESRCH
 from typing import TYPE_CHECKING
 
 from ioas.errors import KernelError, refuse
@@ -124,7 +124,7 @@ class Space:
         self._ahead = b""
 
     def read(self, address: int, length: int) -> bytes:
-        """Copy in; raises KernelError(EFAULT) unless all of it is there."""
+        """Copy in; raises KernelError: EFAULT unless all of it is there, ESRCH when the process is gone."""
         start = address - self._ahead_at
         if 0 <= start <= len(self._ahead) - length:
             return self._ahead[start : start + length]
@@ -143,7 +143,7 @@ class Space:
         return b"".join(parts)
 
     def write(self, address: int, data: Buffer) -> None:
-        """Copy out; raises KernelError(EFAULT), when what stands before the bad address has been written."""
+        """Copy out; raises KernelError as `read`; what stands before a bad address has been written then."""
         self._ahead = b""
         raw = bytes(data)
         start = 0
@@ -197,4 +197,4 @@ def _hole(address: int) -> KernelError:
 
 
 def _unreachable(thread: int, address: int, error: OSError) -> KernelError:
-    return refuse(EFAULT, f"the memory of thread {thread} cannot be reached: {error.strerror}", "address", address)
+    return refuse(ESRCH, f"the memory of thread {thread} cannot be reached: {error.strerror}", "address", address)

@@ -12,10 +12,11 @@ is a single piece, and there may be a million `Pages`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from errno import EOVERFLOW, EPERM
 from typing import TYPE_CHECKING
 
-from ioas.errors import KernelError, refuse
+from ioas.errors import KernelError, NoProcess, refuse
 from ioas.host import PAGE_SHIFT, AddressSpace, PinSource
 from ioas.soft.iommufd.ranges import ULONG_MAX
 from ioas.soft.memory import AccountMode, Held, Segment, Span
@@ -177,16 +178,13 @@ class Pages:
         """Copy `length` bytes from byte `byte` (counted from the first page).
 
         `current` is the caller's address space when the copy may be made in its context. Follows
-        iopt_pages_rw_access (7.3): through the address space where that is possible, else through the pins.
+        iopt_pages_rw_access (7.3): through the address space, or through the pins when nobody has it any more.
         Raises KernelError(EFAULT).
         """
         near = self._address_space(byte, length, current)
         if near is not None:
-            try:
+            with suppress(NoProcess):
                 return near.read(self.start + byte, length)
-            except KernelError:
-                if near is current:
-                    raise
         with _Temporary(self, byte, length) as spans:
             return b"".join([span.read() for span in spans])
 
@@ -197,12 +195,9 @@ class Pages:
         view = memoryview(data).cast("B")
         near = self._address_space(byte, len(view), current)
         if near is not None:
-            try:
+            with suppress(NoProcess):
                 near.write(self.start + byte, view)
                 return
-            except KernelError:
-                if near is current:
-                    raise
         with _Temporary(self, byte, len(view)) as spans:
             done = 0
             for span in spans:
