@@ -206,6 +206,28 @@ print("on")
     assert output(run, source) == "on\n"
 
 
+def test_memory_that_takes_the_place_of_a_bar_in_the_midst_of_an_access_is_found(run: Runner) -> None:
+    source = """
+from mmio import MAP_FIXED
+private = ctypes.CDLL(None).mmap
+private.restype = ctypes.c_void_p
+private.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+done, seen = threading.Event(), set()
+def read():
+    while not done.is_set():
+        seen.add(word(bar).value)
+readers = [threading.Thread(target=read) for _ in range(3)]
+[reader.start() for reader in readers]
+for _ in range(50):
+    private(bar, 4096, 3, MAP_FIXED | 0x22, -1, 0)
+    device.map(4096, address=bar, flags=1 | MAP_FIXED)
+done.set()
+[reader.join() for reader in readers]
+print(seen <= {0, 0x10000ed})
+"""
+    assert output(run, source) == "True\n"
+
+
 def test_a_thread_that_pauses_or_ends_in_its_turn_holds_nobody_up(run: Runner) -> None:
     source = """
 wrong = []

@@ -25,6 +25,9 @@ _BUS_ADRERR, _SEGV_MAPERR, _SI_KERNEL = 2, 1, 0x80
 _WORD = 0xFFFFFFFF
 _NEGATIVE = 0x80000000
 _PAGE = 4096
+_TRIES = 5
+_AT_ONCE = 1_000_000
+"""Nanoseconds."""
 
 
 class Faults:
@@ -37,6 +40,8 @@ class Faults:
 
         `accesses` is taught what it can serve itself.
         """
+        self._tried: dict[int, tuple[int, int, int]] = {}
+        """When each thread has raised SIGBUS last where no BAR is, at which address, and how often in a row."""
         self._near = near
         self._accesses = accesses
         self._cpu = Stopped(wait)
@@ -51,8 +56,11 @@ class Faults:
         quick.get_siginfo(thread)
         code, address = quick.siginfo[1] & _WORD, quick.siginfo[2]
         if number == signal.SIGBUS:
-            if code != _BUS_ADRERR or bus.look(address) is None:
+            if code != _BUS_ADRERR:
                 ptrace.resume(thread, number)
+                return
+            if bus.look(address) is None:
+                ptrace.resume(thread, 0 if self._try_again(thread, address, arrived) else number)
                 return
             cpu.begin(thread, space)
         elif not code or code & _NEGATIVE or not self._stores_to_portal(thread, space):
@@ -70,6 +78,16 @@ class Faults:
         if self._accesses:
             self._teach(self._accesses, thread, space, instruction)
         self._near.resume(thread, arrived)
+
+    def _try_again(self, thread: int, address: int, arrived: int) -> bool:
+        """No BAR is mapped there now. It may have been one until another thread mapped something else there.
+
+        So the instruction is begun anew: what is the program's own comes again, at once, each time.
+        """
+        last, at, times = self._tried.get(thread, (0, 0, 0))
+        times = times + 1 if at == address and arrived - last < _AT_ONCE else 1
+        self._tried[thread] = arrived, address, times
+        return times < _TRIES
 
     def _teach(self, accesses: Accesses, thread: int, space: Space, code: bytes) -> None:
         """Let such accesses be served without us from here on."""
