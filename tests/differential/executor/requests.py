@@ -59,6 +59,8 @@ _COMPARES = {shapes.ACCESS_PAGES, shapes.CHECK_MAP}
 _PLACES = {"null": 0, "nowhere": NOWHERE, "kernel": 0xFFFF_8880_0000_0000}
 _NEST_PARENT, _DIRTY_TRACKING, _PASID = 1, 2, 8
 _PINS_MAX = 12
+_PASIDS = (1, 2, 100, 1024, 1 << 20)
+"""Those that scripts attach."""
 _EIO = 5
 
 
@@ -81,6 +83,8 @@ def _call(
         values |= {name: how["reserved"] for name in shape.names if "reserved" in name}
     data = shape.pack(**values) + bytes.fromhex(how.get("tail", ""))
     data = how.get("size", int.from_bytes(data[:4], "little")).to_bytes(4, "little") + data[4:]
+    if shape is DESTROY and file and values["id"] in context.ids.get("mock", []):
+        _detach_pasids(world, who, file.fd, values["id"])
     place, data = _place(data, how)
     world.do(who, "store", place, data)
     # 7.3.4 says 0 instead of the DMA-BUF's descriptor (docs/findings.md).
@@ -96,6 +100,14 @@ def _call(
         _remember(world, who, file, shape, context, old, new)
     tail = ["and bytes behind"] if after[shape.size :] != data[shape.size :] else []
     return " ".join([outcome(result), *_changed(old, new), *tail, *_written(world, who, shape)])
+
+
+def _detach_pasids(world: World, who: int, file: int, mock: int) -> None:
+    """7.3.4 forgets what is attached to the PASIDs of a mock device that goes (docs/findings.md)."""
+    for pasid in _PASIDS:
+        detach = shapes.PASID.pack(op=OPS["PASID_DETACH"], id=mock, pasid=pasid)
+        world.do(who, "store", ARGUMENT, detach)
+        world.do(who, "ioctl", file, shapes.PASID.request, ARGUMENT)
 
 
 def context_of(world: World, who: int, file: OpenFile | None, fields: Mapping[str, Any]) -> Context:
