@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from ioas.host import PAGE_SIZE, File
-from ioas.run.mmio.cells import Cells, CompiledCells, Place, PlainCells
+from ioas.run.mmio.cells import MOST, Cells, CompiledCells, Place, PlainCells
 from ioas.run.mmio.compiled import library
 from ioas.soft.pci import Bar, Function, RamPages, Register, access
 from ioas.soft.pci.ram import REGION_SHIFT
@@ -76,7 +76,7 @@ class Poller:
     def image(self, file: File, offset: int) -> RamPages | None:
         """The pages that stand for the BAR at `offset` of a device file; None for one that has to be trapped.
 
-        That is one without a doorbell. Raises OSError when there is no room.
+        That is one without a doorbell, or with more registers than are looked after. Raises OSError for want of memory.
         """
         index = offset >> REGION_SHIFT
         bar = file.device.function.bars[index] if isinstance(file, DeviceFile) else None
@@ -86,6 +86,11 @@ class Poller:
         if found is None:
             found = _make(file.device.function, bar)
             if not any(register.doorbell for register in found.registers):
+                return None
+            if sum(len(each.registers) for each in (*self._images.values(), found)) > MOST:
+                self._say(
+                    f"BAR {index} of {found.function} is trapped: {MOST} registers can be polled, and it has more"
+                )
                 return None
             file.device.mapped_memory.add(found.pages)
             with self._changing():
