@@ -88,9 +88,8 @@ class Poller:
             if not any(register.doorbell for register in found.registers):
                 return None
             if sum(len(each.registers) for each in (*self._images.values(), found)) > MOST:
-                self._say(
-                    f"BAR {index} of {found.function} is trapped: {MOST} registers can be polled, and it has more"
-                )
+                why = f"it has more registers than the {MOST} that can be polled"
+                self._say(f"BAR {index} of {found.function} is trapped: {why}")
                 return None
             file.device.mapped_memory.add(found.pages)
             with self._changing():
