@@ -19,7 +19,8 @@ from ioas.run.mmio.stopped import Space, Stopped
 from ioas.run.ptrace import R, Stop
 
 PAGE = 4096
-MEMORY, WINDOW, CODE, STACK = 0x1000_0000, 0x2000_0000, 0x3000_0000, 0x4000_0000
+MEMORY, WINDOW, CODE, STACK = 0x7000_0000, 0x7400_0000, 0x7800_0000, 0x7C00_0000
+"""In reach of 32 bits, and above the heap that a Python at a fixed address has grown."""
 ROOM = 4 * PAGE
 _NT_X86_XSTATE = 0x202
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
